@@ -1,0 +1,62 @@
+"""What every inference engine does; engines are synchronous and called from one thread at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mytalk.types import F32, U8, MotionJob, MotionResult, MotionState
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """Sizes that the trained bundle fixes (read from its manifest).
+
+    tokens: T, most frames of one motion call (hop + lookahead). mel_frames: M, log-mel frames (100 Hz)
+    of a motion call. mel_right: how many of them lie after the last token's end (right context, 10 ms each).
+    coefficients: C, noise channels. compact: Kc, generated landmarks. upper: U. identity: E.
+    window: W, most known frames. steps: diffusion steps per hop. weights_id: hash of the weights.
+    """
+
+    tokens: int
+    mel_frames: int
+    mel_right: int
+    coefficients: int
+    compact: int
+    upper: int
+    identity: int
+    window: int
+    steps: int
+    weights_id: str
+
+
+class Engine(Protocol):
+    """Runs the two models. Raises ``EngineFailed`` when the runtime fails; inputs are never mutated."""
+
+    name: str
+    spec: EngineSpec
+
+    def initial_state(self) -> MotionState:
+        """Memory with nothing known."""
+        ...
+
+    def identity(self, rest_xy: F32) -> F32:
+        """Identity embedding [E] of a rest face: float32 [478, 2], canonical units (paper 3.3.2)."""
+        ...
+
+    def motion(self, jobs: Sequence[MotionJob]) -> list[MotionResult]:
+        """Few-step diffusion of one hop for each job (paper 3.3; design section 4)."""
+        ...
+
+    def encode_appearance(self, references: U8, faces: U8) -> F32:
+        """Appearance latents of an actor's crops (paper 3.4.1–3.4.2), once per actor and weights.
+
+        references: uint8 [3, 256, 256, 3] lip reference crops; faces: uint8 [N, 256, 256, 3] crops of the clip
+        (the engine masks both itself). Returns float16 or float32 [N, Ca, 64, 64].
+        """
+        ...
+
+    def decode(self, landmark_images: F32, latents: F32) -> U8:
+        """Landmark images float32 [B, 3, 256, 256] in 0..1 and latents [B, Ca, 64, 64] → uint8 RGB crops [B, 256, 256, 3]."""
+        ...

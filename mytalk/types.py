@@ -1,0 +1,121 @@
+"""The few types that cross module borders; arrays are named with shape, dtype and unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+I16 = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class MotionState:
+    """What the motion model remembers of the frames already shown; explicit, never mutated.
+
+    keys, values: float32 [L, W, D] — attention memory of the last W known frames, newest last.
+    conv: float32 [L, k-1, D] — convolution tails.
+    known: how many of the W places are filled (0..W).
+    """
+
+    keys: F32
+    values: F32
+    conv: F32
+    known: int
+
+
+@dataclass(frozen=True, slots=True)
+class MotionJob:
+    """One hop of speech → landmark motion for one session (design section 4).
+
+    state: memory before the hop.
+    log_mel: float32 [M, 80] — the fixed analysis context of the hop's tokens (see ``motion.context``).
+    upper: float32 [T, U] — upper-face displacements, canonical units, of the actor frames that will be shown.
+    identity: float32 [E] — the actor's identity embedding.
+    noise: float32 [T, C] — start of the diffusion, a function of (seed, utterance, frame) alone.
+    known: float32 [P, Kc, 3] or None — displacements already shown just before the hop (P ≤ T), given
+        when an utterance starts so that it continues from the idle face; written to memory first.
+    known_upper: float32 [P, U], known_log_mel: float32 [M, 80] — their conditions, given with ``known``.
+    position: index of the first token on the session's motion timeline (known frames come before it).
+    hop: frames of this job that become known. tokens: hop + lookahead, ≤ T; the rest is padding.
+    generation: tag of the speech it belongs to; results of an older generation are dropped.
+    """
+
+    generation: int
+    state: MotionState
+    log_mel: F32
+    upper: F32
+    identity: F32
+    noise: F32
+    position: int
+    hop: int
+    tokens: int
+    known: F32 | None = None
+    known_upper: F32 | None = None
+    known_log_mel: F32 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MotionResult:
+    """displacement: float32 [hop, Kc, 3] canonical units (inter-ocular distance 1) from the rest face; state: memory after."""
+
+    displacement: F32
+    state: MotionState
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSpec:
+    """What one output picture shows.
+
+    clip_index: frame of the actor's clip (pose, upper face, background).
+    displacement: float32 [Kc, 3], canonical units, added to the actor's rest face; None = idle face.
+    audio_peak: largest absolute sample of the frame's speech, 0..1 (the test card flashes on it).
+    """
+
+    clip_index: int
+    displacement: F32 | None
+    audio_peak: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PictureJob:
+    """Landmarks → pictures for some frames of one session."""
+
+    generation: int
+    frames: tuple[FrameSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureResult:
+    """pictures: one uint8 RGB [H, W, 3] full frame per FrameSpec of the job, pasted back."""
+
+    pictures: tuple[U8, ...]
+
+
+Job = MotionJob | PictureJob
+JobResult = MotionResult | PictureResult
+
+
+@dataclass(frozen=True, slots=True)
+class AvSlice:
+    """One picture and its 40 ms of sound; they leave together.
+
+    slot: index on the session's playout timeline (slot k leaves at start + k · 40 ms), gapless.
+    samples: int16 [1920], 48 kHz mono — the speech itself, or zeros.
+    picture: uint8 RGB [H, W, 3], or None: show the idle picture of ``clip_index``.
+    speech_sample: position of samples[0] in the utterance at 48 kHz; None when idle.
+    late: the picture was due but not ready, and the previous one is repeated.
+    slack_s: how long before the deadline the picture was ready (seconds; negative when late; None when idle).
+    """
+
+    slot: int
+    samples: I16
+    picture: U8 | None
+    clip_index: int
+    speech_sample: int | None
+    late: bool
+    slack_s: float | None
+    generation: int
