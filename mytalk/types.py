@@ -119,3 +119,22 @@ class AvSlice:
     late: bool
     slack_s: float | None
     generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActorView:
+    """What a session needs to know of its actor (the pixels stay with the renderer).
+
+    order: int32 [P] — clip frame shown at play position p, looped for ever (searched loop or ping-pong).
+    upper: float32 [N, U] — upper-face displacement of every clip frame, canonical units.
+    identity: float32 [E] — identity embedding.
+    """
+
+    name: str
+    order: npt.NDArray[np.int32]
+    upper: F32
+    identity: F32
+
+    def clip_index(self, position: int) -> int:
+        """Clip frame at a play position, any integer ≥ 0."""
+        return int(self.order[position % len(self.order)])

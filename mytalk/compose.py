@@ -1,0 +1,119 @@
+"""Face crop, the fixed mask of what speech moves, and pasting a rendered crop back into its frame."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from mytalk.errors import BadInput
+from mytalk.landmarks.normalise import CROP, CROP_CENTRE, CROP_SIDE
+from mytalk.types import F32, U8
+
+# Outline of the mask in canonical units (x, y): from just below the nose to the neck under a fully dropped
+# jaw. It hangs on the rigid upper face and never on the mouth that it must hide (design section 5).
+MASK_OUTLINE = (
+    (-0.30, 0.77),
+    (0.30, 0.77),
+    (0.62, 0.86),
+    (0.80, 1.08),
+    (0.80, 1.42),
+    (0.70, 1.80),
+    (0.50, 2.08),
+    (0.20, 2.17),
+    (-0.20, 2.17),
+    (-0.50, 2.08),
+    (-0.70, 1.80),
+    (-0.80, 1.42),
+    (-0.80, 1.08),
+    (-0.62, 0.86),
+)
+FEATHER_PX = 5.0  # crop pixels, inside the mask
+
+
+@cache
+def hidden_mask() -> F32:
+    """What the encoders may not see of the current frame: float32 [256, 256], 1 inside the outline."""
+    scale, oversample = CROP / CROP_SIDE, 4
+    image = Image.new("L", (CROP * oversample, CROP * oversample))
+    outline = [
+        (
+            ((x - CROP_CENTRE[0]) * scale + CROP / 2) * oversample,
+            ((y - CROP_CENTRE[1]) * scale + CROP / 2) * oversample,
+        )
+        for x, y in MASK_OUTLINE
+    ]
+    ImageDraw.Draw(image).polygon(outline, fill=255)
+    small = np.asarray(image.resize((CROP, CROP), Image.Resampling.BOX), np.float32) / 255
+    return (small > 0).astype(np.float32)
+
+
+@cache
+def paste_mask() -> U8:
+    """Blend weight of the rendered crop: uint8 [256, 256], 0 outside the outline, feathered inside it."""
+    inside = Image.fromarray((hidden_mask() * 255).astype(np.uint8))
+    margin = 2 * round(FEATHER_PX) + 1
+    # Eroding first keeps the blurred edge wholly inside the hidden region.
+    soft = inside.filter(ImageFilter.MinFilter(margin)).filter(ImageFilter.GaussianBlur(FEATHER_PX / 2))
+    weight = np.asarray(soft, np.uint8).copy()
+    weight[hidden_mask() == 0] = 0
+    return weight
+
+
+def _check_picture(picture: U8, name: str) -> None:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise BadInput(f"{name} must be uint8 [H, W, 3], not {picture.dtype} {picture.shape}")
+
+
+def crop(frame: U8, matrix: F32) -> U8:
+    """Cut the face crop uint8 [256, 256, 3] out of a frame uint8 [H, W, 3]; beyond the frame it is black.
+
+    matrix: float32 [2, 3], crop pixel → frame pixel (``landmarks.normalise.crop_matrices``). Where the frame is
+    finer than the crop it is sampled more densely and averaged, so that detail does not alias.
+    """
+    _check_picture(frame, "frame")
+    density = max(1, min(8, int(np.ceil(float(np.hypot(matrix[0, 0], matrix[1, 0])) - 0.1))))
+    fine = matrix.astype(np.float64) @ np.diag([1 / density, 1 / density, 1.0])
+    size = (CROP * density, CROP * density)
+    image = Image.fromarray(frame).transform(
+        size, Image.Transform.AFFINE, tuple(fine.ravel()), Image.Resampling.BICUBIC
+    )
+    return np.asarray(image.reduce(density) if density > 1 else image, np.uint8)
+
+
+def paste(frame: U8, rendered: U8, matrix: F32) -> U8:
+    """A copy of ``frame`` uint8 [H, W, 3] with the rendered crop uint8 [256, 256, 3] blended in under the mask.
+
+    Pixels outside the mask are the frame's own, exactly.
+    """
+    _check_picture(frame, "frame")
+    _check_picture(rendered, "rendered")
+    height, width = frame.shape[:2]
+    rows, columns = np.nonzero(paste_mask())
+    corners = np.array(
+        [
+            (x, y, 1.0)
+            for x in (columns.min() - 1, columns.max() + 2)
+            for y in (rows.min() - 1, rows.max() + 2)
+        ]
+    )
+    spread = corners @ matrix.T.astype(np.float64)
+    left, top = np.maximum(np.floor(spread.min(axis=0)).astype(int), 0)
+    right, bottom = np.minimum(np.ceil(spread.max(axis=0)).astype(int), (width, height))
+    out = frame.copy()
+    if right <= left or bottom <= top:
+        return out
+    back = np.linalg.inv(np.vstack([matrix.astype(np.float64), (0.0, 0.0, 1.0)]))
+    back[:2, 2] += back[:2, :2] @ np.array((left, top), np.float64)
+    layer = Image.fromarray(np.dstack([rendered, paste_mask()]))
+    layer = layer.transform(
+        (right - left, bottom - top),
+        Image.Transform.AFFINE,
+        tuple(back[:2].ravel()),
+        Image.Resampling.BILINEAR,
+    )
+    region = Image.fromarray(out[top:bottom, left:right])
+    region.paste(layer.convert("RGB"), (0, 0), layer.getchannel("A"))
+    out[top:bottom, left:right] = np.asarray(region)
+    return out
