@@ -6,8 +6,8 @@ HOST = 127.0.0.1
 PORT = 8080
 # more options: of `python -m server` under serve, of pytest under test
 ARGS =
-# Where the tests' torch comes from. A plain torch==2.13.0 is, on Linux, the CUDA build of several GB; for the
-# CPU build give the address of PyTorch's CPU index (see CONTRIBUTING.md) or a wheel: TORCH=path/to/torch-….whl
+# Where the tests' torch comes from. A plain torch==2.13.0 is, on Linux, the CUDA build (6.2 GB in all); for
+# the CPU build give the address of PyTorch's CPU index (see CONTRIBUTING.md) or a wheel: TORCH=path/to/torch-….whl
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
@@ -15,12 +15,13 @@ TORCH_INDEX ?=
 VENV = .venv
 TEST_VENV = .venv-test
 SERVE_READY = $(VENV)/.mytalk-serve
+ACTORS_READY = $(VENV)/.mytalk-actors
 TEST_READY = $(TEST_VENV)/.mytalk-test
 PIP = -m pip -qq --no-input --disable-pip-version-check
 TEST_PYTHON = '$(TEST_VENV)/bin/python'
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format clean distclean
+.PHONY: help serve actors test check format clean distclean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -30,6 +31,8 @@ help: ## print this list
 
 serve: $(SERVE_READY) ## set up what is missing and serve on http://127.0.0.1:8080 (HOST=, PORT=, ARGS=)
 	@exec '$(VENV)/bin/python' -m server --host '$(HOST)' --port '$(PORT)' $(ARGS)
+
+actors: $(ACTORS_READY) ## add what `mytalk actor make` and `mytalk dub` need to find faces (MediaPipe, 0.9 GB)
 
 test: $(TEST_READY) ## set up what is missing and run the tests (ARGS= goes to pytest; TORCH=, TORCH_INDEX=)
 	$(TEST_PYTHON) -m pytest $(ARGS)
@@ -69,10 +72,15 @@ $(SERVE_READY): pyproject.toml constraints.txt
 	@'$(VENV)/bin/python' $(PIP) install -c constraints.txt -e .
 	@touch '$@'
 
+$(ACTORS_READY): $(SERVE_READY)
+	@echo 'Adding MediaPipe to $(VENV) ...'
+	@'$(VENV)/bin/python' $(PIP) install -c constraints.txt -e '.[actors]'
+	@touch '$@'
+
 # From an index of its own torch comes alone (--no-deps): what it needs is taken, pinned, from the usual place after it.
 $(TEST_READY): pyproject.toml constraints.txt
 	$(call new_environment,$(TEST_VENV))
-	@echo 'Setting up $(TEST_VENV), 1.4 GB with the CPU build of torch; this happens once and takes some minutes ...'
+	@echo 'Setting up $(TEST_VENV), 2.5 GB with the CPU build of torch (CUDA: 6.2 GB); once, some minutes ...'
 	$(if $(TORCH_INDEX),@$(TEST_PYTHON) $(PIP) install --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)')
 	@$(TEST_PYTHON) $(PIP) install -c constraints.txt -e '.[actors,train,dev]' '$(TORCH)'
 	@touch '$@'
