@@ -1,0 +1,1 @@
+"""A WebRTC client without a screen: sends speech, records the actor, measures what came back."""
