@@ -1,0 +1,1 @@
+"""The trained networks (torch); imported by export/ and training/ only."""

@@ -1,0 +1,193 @@
+"""Landmark-conditioned appearance VAE (paper 3.4): three encoders, FusionNet, decoder; size ``tiny``.
+
+Same shape as the paper with two changes that a CPU needs. Everything works on the window of the 256×256 crop that
+holds the mask, since pixels outside it are the source's own; and there are no norms and only ReLU, since GroupNorm
+and SiLU cost 2–4× in every CPU runtime (residual branches start at zero instead).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STRIDE = 4  # latent pixel in crop pixels
+WINDOW_ROWS = (24, 64)  # latent rows that hold the mask (96..256 crop pixels)
+WINDOW_COLUMNS = (10, 54)  # latent columns (40..216 crop pixels)
+REFERENCES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class AppearanceConfig:
+    """Widths of the appearance networks. z: latent channels of one encoder; app: channels of the fused latent."""
+
+    z: int = 16
+    app: int = 32
+    encoder: int = 32
+    encoder_deep: int = 64
+    landmark: int = 48
+    landmark_z: int = 32
+    decoder: int = 64
+    decoder_deep: int = 96
+    decoder_fine: int = 32
+
+
+def window_px(x: Tensor) -> Tensor:
+    """The mask's window of crop-sized pictures: [..., 256, 256] → [..., 160, 176]."""
+    (top, bottom), (left, right) = WINDOW_ROWS, WINDOW_COLUMNS
+    return x[..., top * STRIDE : bottom * STRIDE, left * STRIDE : right * STRIDE]
+
+
+class ConvRelu(nn.Sequential):
+    """3×3 convolution and ReLU: [B, C, H, W] → [B, C', H/s, W/s]."""
+
+    def __init__(self, cin: int, cout: int, stride: int = 1) -> None:
+        super().__init__(nn.Conv2d(cin, cout, 3, stride, 1), nn.ReLU(inplace=True))
+        nn.init.kaiming_normal_(self[0].weight, nonlinearity="relu")
+
+
+class ResBlock(nn.Module):
+    """Two 3×3 convolutions with a skip: [B, C, H, W] → the same shape."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = ConvRelu(channels, channels)
+        self.conv = nn.Conv2d(channels, channels, 3, 1, 1)
+        # A block starts as the identity: this is what makes depth trainable without norms.
+        nn.init.zeros_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the residual and rectify."""
+        return F.relu(x + self.conv(self.first(x)))
+
+
+class Encoder(nn.Module):
+    """Picture [B, Cin, 4H, 4W] → posterior mean and log-variance, each [B, z, H, W] (paper Fig. 9a, small)."""
+
+    def __init__(self, cin: int, width: int, deep: int, z: int) -> None:
+        super().__init__()
+        self.stem = ConvRelu(cin * STRIDE * STRIDE, width)
+        self.down = ConvRelu(width, deep, 2)
+        self.middle = nn.Sequential(ResBlock(deep), ResBlock(deep))
+        self.up = nn.Conv2d(deep, width * 4, 1)
+        self.fuse = ResBlock(width)
+        self.quant = nn.Conv2d(width, 2 * z, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode; log-variance is clamped to -30..10."""
+        shallow = self.stem(F.pixel_unshuffle(x, STRIDE))
+        deep = F.pixel_shuffle(self.up(self.middle(self.down(shallow))), 2)
+        mean, logvar = self.quant(self.fuse(shallow + deep)).chunk(2, dim=1)
+        return mean, logvar.clamp(-30.0, 10.0)
+
+
+class LandmarkEncoder(nn.Module):
+    """Landmark image window [B, 3, 160, 176] in 0..1 → [B, landmark_z, 40, 44]; runs for every frame shown."""
+
+    def __init__(self, config: AppearanceConfig) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            ConvRelu(3 * STRIDE * STRIDE, config.landmark),
+            ConvRelu(config.landmark, config.landmark),
+            nn.Conv2d(config.landmark, config.landmark_z, 3, 1, 1),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode; deterministic, since its latent goes straight into the decoder."""
+        return self.layers(F.pixel_unshuffle(image, STRIDE))
+
+
+class FusionNet(nn.Module):
+    """Three lip latents and one face latent [B, 4 z, 40, 44] → appearance latent [B, app, 40, 44] (paper 3.4.2)."""
+
+    def __init__(self, config: AppearanceConfig) -> None:
+        super().__init__()
+        width = config.encoder_deep
+        self.layers = nn.Sequential(
+            ConvRelu((REFERENCES + 1) * config.z, width),
+            ResBlock(width),
+            ResBlock(width),
+            nn.Conv2d(width, config.app, 1),
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Fuse."""
+        return self.layers(latents)
+
+
+class Decoder(nn.Module):
+    """[z_app, z_lm] [B, app + landmark_z, 40, 44] → RGB window [B, 3, 160, 176], 0..1 not clamped (paper 3.4.3)."""
+
+    def __init__(self, config: AppearanceConfig) -> None:
+        super().__init__()
+        width, deep, fine = config.decoder, config.decoder_deep, config.decoder_fine
+        self.stem = nn.Sequential(ConvRelu(config.app + config.landmark_z, width), ResBlock(width))
+        self.down = ConvRelu(width, deep, 2)
+        self.middle = nn.Sequential(ResBlock(deep), ResBlock(deep), ResBlock(deep))
+        self.up = nn.Conv2d(deep, width * 4, 1)
+        self.join = ResBlock(width)
+        self.up_fine = nn.Conv2d(width, fine * 4, 3, 1, 1)
+        self.fine = ResBlock(fine)
+        self.out = nn.Conv2d(fine, 12, 3, 1, 1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Decode the window."""
+        shallow = self.stem(latents)
+        deep = F.pixel_shuffle(self.up(self.middle(self.down(shallow))), 2)
+        joined = self.join(F.relu(shallow + deep))
+        fine = self.fine(F.relu(F.pixel_shuffle(self.up_fine(joined), 2)))
+        return F.pixel_shuffle(self.out(fine), 2) + 0.5
+
+
+class AppearanceModel(nn.Module):
+    """The whole appearance model. ``hidden``: float32 [256, 256], 1 where speech moves things."""
+
+    hidden: Tensor
+
+    def __init__(self, config: AppearanceConfig, hidden: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("hidden", window_px(hidden))
+        self.lip_encoder = Encoder(3, config.encoder, config.encoder_deep, config.z)
+        self.face_encoder = Encoder(3, config.encoder, config.encoder_deep, config.z)
+        self.landmark_encoder = LandmarkEncoder(config)
+        self.fusion = FusionNet(config)
+        self.decoder = Decoder(config)
+
+    def encode_lips(self, references: Tensor) -> tuple[Tensor, Tensor]:
+        """Reference windows [B, 3, 3, 160, 176] in 0..1 → mean, logvar [B, 3 z, 40, 44]; only the mask's inside is seen."""
+        count = references.shape[0]
+        seen = (references - 0.5) * self.hidden
+        mean, logvar = self.lip_encoder(seen.flatten(0, 1))
+        return mean.reshape(count, -1, *mean.shape[2:]), logvar.reshape(count, -1, *mean.shape[2:])
+
+    def encode_face(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """Current windows [B, 3, 160, 176] in 0..1 → mean, logvar [B, z, 40, 44]; the mask's inside is hidden."""
+        return self.face_encoder((faces - 0.5) * (1 - self.hidden))
+
+    def latent(self, lips: Tensor, faces: Tensor) -> Tensor:
+        """Appearance latent [B, app, 40, 44] of posterior samples or means."""
+        return self.fusion(torch.cat([lips, faces], dim=1))
+
+    def decode(self, landmark_images: Tensor, latents: Tensor) -> Tensor:
+        """Landmark image windows [B, 3, 160, 176] in 0..1 and latents [B, app, 40, 44] → window RGB [B, 3, 160, 176]."""
+        z_lm = self.landmark_encoder(landmark_images)
+        return self.decoder(torch.cat([latents, z_lm], dim=1))
+
+
+class PatchDiscriminator(nn.Module):
+    """Patch discriminator (paper 3.4.4): [B, 3, H, W] → logits [B, 1, H/8, W/8]."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for cin, cout in ((width, 2 * width), (2 * width, 4 * width)):
+            layers += [nn.Conv2d(cin, cout, 4, 2, 1), nn.LeakyReLU(0.2)]
+        layers.append(nn.Conv2d(4 * width, 1, 3, 1, 1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Higher = more real."""
+        return self.layers(pictures)

@@ -1,0 +1,150 @@
+"""Conformer pieces for speech → motion (paper 3.3, 0.B.1.1): rotary attention under any mask, causal convolution."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def rotary_tables(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """cos, sin float32 [..., T, head_dim / 2] of absolute positions [..., T] (computed in float64)."""
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    angle = positions.double()[..., None] * torch.pow(10_000.0, -exponent)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding: x [B, H, T, d], cos and sin [B, T, d / 2] → [B, H, T, d]."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+class FeedForward(nn.Module):
+    """Pre-norm two-layer network with SiLU; [B, T, D] → [B, T, D]."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, hidden),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, dim),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform every token alike."""
+        return self.layers(x)
+
+
+class Attention(nn.Module):
+    """Pre-norm multi-head self-attention whose past keys and values are an explicit argument."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, D]; mask bool [B, 1, T, W + T], True = may attend; past keys and values [B, W, D], keys rotated.
+
+        Returns the output [B, T, D] and this call's keys and values [B, T, D].
+        """
+        query, key, value = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        query = rotate(self._split(query), *rotary)
+        key = rotate(self._split(key), *rotary).transpose(1, 2).flatten(2)
+        keys, values = key, value
+        if past is not None:
+            keys, values = torch.cat([past[0], key], dim=1), torch.cat([past[1], value], dim=1)
+        mixed = F.scaled_dot_product_attention(query, self._split(keys), self._split(values), attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).flatten(2)), key, value
+
+
+class CausalConvolution(nn.Module):
+    """Conformer convolution module with a causal depthwise kernel; its past input is an explicit argument."""
+
+    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.norm = nn.LayerNorm(dim)
+        self.expand = nn.Linear(dim, 2 * dim)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim)
+        self.inner_norm = nn.LayerNorm(dim)
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(dim, dim), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x [B, T, D], tail [B, k-1, D] or None for zeros → output [B, T, D] and gated input [B, T, D] (future tails)."""
+        gated = F.glu(self.expand(self.norm(x)), dim=-1)
+        if tail is None:
+            padded = F.pad(gated, (0, 0, self.kernel - 1, 0))
+        else:
+            padded = torch.cat([tail, gated], dim=1)
+        mixed = self.depthwise(padded.transpose(1, 2)).transpose(1, 2)
+        return self.out(self.inner_norm(mixed)), gated
+
+
+class CrossAttention(nn.Module):
+    """Pre-norm attention to a few identity tokens (paper 3.3.3)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x [B, T, D], context [B, N, D] → [B, T, D]."""
+        key, value = self.key_value(context).chunk(2, dim=-1)
+        parts = [
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (self.query(self.norm(x)), key, value)
+        ]
+        return self.out(F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
+
+
+class ConformerBlock(nn.Module):
+    """Macaron Conformer block; with ``cross`` it attends to identity tokens after self-attention."""
+
+    def __init__(
+        self, dim: int, heads: int, hidden: int, kernel: int, dropout: float, *, cross: bool
+    ) -> None:
+        super().__init__()
+        self.feed_in = FeedForward(dim, hidden, dropout)
+        self.attention = Attention(dim, heads)
+        self.cross = CrossAttention(dim, heads) if cross else None
+        self.convolution = CausalConvolution(dim, kernel, dropout)
+        self.feed_out = FeedForward(dim, hidden, dropout)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor,
+        past: tuple[Tensor, Tensor, Tensor] | None = None,
+        context: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x [B, T, D]; past = keys, values [B, W, D] and convolution tail [B, k-1, D].
+
+        Returns the output and this call's keys, values and gated convolution input, each [B, T, D].
+        """
+        x = x + 0.5 * self.feed_in(x)
+        attended, key, value = self.attention(x, rotary, mask, None if past is None else past[:2])
+        x = x + attended
+        if self.cross is not None and context is not None:
+            x = x + self.cross(x, context)
+        convolved, gated = self.convolution(x, None if past is None else past[2])
+        x = x + convolved
+        x = x + 0.5 * self.feed_out(x)
+        return self.norm(x), key, value, gated

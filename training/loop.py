@@ -1,0 +1,68 @@
+"""What every trainer shares: run configs, checkpoints that describe themselves, exponential moving average."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from mytalk.errors import BadInput
+
+C = TypeVar("C")
+
+
+def load_config(kind: type[C], path: Path | None, overrides: dict[str, Any]) -> C:
+    """A frozen config dataclass from a TOML file and overrides; unknown keys are errors."""
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise BadInput(f"{path}: {error}") from error
+    values |= {key: value for key, value in overrides.items() if value is not None}
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - known):
+        raise BadInput(f"unknown settings: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    return kind(**values)
+
+
+@dataclass
+class Average:
+    """Exponential moving average of a model's weights; the averaged weights are what ships."""
+
+    model: nn.Module
+    decay: float
+
+    def __post_init__(self) -> None:
+        """Start from the current weights."""
+        self.weights = {name: value.detach().clone().float() for name, value in self.model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take the model's weights in; early steps weigh more, so that the start is forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in self.model.state_dict().items():
+            self.weights[name].lerp_(value.float(), 1 - decay)
+
+
+def save_checkpoint(path: Path, step: int, config: object, parts: dict[str, Any]) -> None:
+    """Write a checkpoint through a temporary file, so that a kill leaves the last good one intact."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save({"step": step, "config": json.dumps(asdict(config)), **parts}, temporary)  # type: ignore[call-overload]
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; raises ``BadInput`` with the reason if it cannot be read."""
+    try:
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise BadInput(f"{path}: cannot be read as a checkpoint ({error})") from error
+    return loaded
