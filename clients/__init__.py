@@ -1,1 +1,1 @@
-"""Things that talk to a mytalk server from outside: the web page and a headless client; nothing of ours is imported."""
+"""The web page and a headless client: they talk to a server from outside and import nothing of ours."""

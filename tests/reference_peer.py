@@ -1,7 +1,7 @@
-"""A tiny WebRTC peer with a known delay and a known skew, to check the measuring clients against (a test device).
+"""A tiny WebRTC peer with a known delay and a known skew, to check the measuring clients against.
 
-It plays the sound it gets back after ``delay_s`` and paints the test card's flash ``skew_frames`` pictures late.
-It speaks the part of the server's protocol that the clients use.
+A test device: it plays the sound that it gets back after ``delay_s`` and paints the test card's flash
+``skew_frames`` pictures late. It speaks the part of the server's protocol that the clients use.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class Out(MediaStreamTrack):
         await asyncio.sleep(max(0.0, self.line.start_s + seconds - time.monotonic()))
         gone = self.line.plan.vanish_after_s
         if gone is not None and seconds > gone:
-            await asyncio.sleep(3600)  # as a server whose machine was switched off: nothing, not even a goodbye
+            await asyncio.sleep(
+                3600
+            )  # as a server whose machine was switched off: nothing, not even a goodbye
         return seconds
 
     async def recv(self):
@@ -81,7 +83,11 @@ class Out(MediaStreamTrack):
             await self.wait_until(self.count * 0.02)
             samples = self.line.slice_at(self.count // 2)[(self.count % 2) * 960 :][:960]
             frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = 48_000, self.count * 960, fractions.Fraction(1, 48_000)
+            frame.sample_rate, frame.pts, frame.time_base = (
+                48_000,
+                self.count * 960,
+                fractions.Fraction(1, 48_000),
+            )
         else:
             await self.wait_until(self.count * 0.04)
             self.line.slice_at(self.count)

@@ -31,15 +31,15 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="python -m clients.headless",
-        description="Connect to a mytalk server by WebRTC, send speech, record the actor's video and report on it.",
-        epilog="Exit status: 0 fine, 2 bad argument, 3 refused or unreachable, 4 connection lost, 5 nothing came.",
+        description="Connect to a mytalk server by WebRTC, send speech, record the actor's video, report.",
+        epilog="Exit status: 0 fine, 2 bad argument, 3 refused or unreachable, 4 lost, 5 nothing came.",
     )
     p.add_argument("--url", default="http://127.0.0.1:8080", help="the server (default: %(default)s)")
     p.add_argument("--speech", metavar="FILE", help="speech to send: any sound file")
     p.add_argument(
         "--testcard",
         action="store_true",
-        help="send a click train instead and measure the skew of flash and click (actor 'testcard' unless --actor)",
+        help="send a click train and measure the skew of flash and click (actor 'testcard' unless --actor)",
     )
     p.add_argument("--out", metavar="FILE.mp4", help="record what comes back")
     p.add_argument("--json", action="store_true", help="print one JSON object and no progress")
@@ -141,7 +141,7 @@ def report(
 
 
 def first_talking_ms(samples: I16, start_s: float | None, loud_s: list[float]) -> float | None:
-    """From the first audible sample sent (captured or pushed) to its sound coming back, which leaves with its picture."""
+    """From the first audible sample (captured or pushed) to its sound, which leaves with its picture."""
     audible = (abs(samples.astype("int32")) > 0.02 * 32767).nonzero()[0]
     if start_s is None or not len(audible):
         return None

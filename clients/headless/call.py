@@ -41,7 +41,7 @@ MAX_MESSAGES = 2_000  # server messages kept; about half an hour of one a second
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """What to ask for. actor, hop, lookahead: None leaves the server's default. token: bearer token or None."""
+    """What to ask for. actor, hop, lookahead: None = the server's default. token: bearer token or None."""
 
     url: str
     actor: str | None = None
@@ -52,7 +52,7 @@ class CallOptions:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A decoded picture: media time, arrival (monotonic), both seconds; flash: a test card flash starts with it."""
+    """A decoded picture: media time and arrival (monotonic), seconds; flash: a flash starts with it."""
 
     media_s: float
     arrived_s: float
@@ -61,7 +61,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A decoded click: media time of its first sample, and when a player without a buffer would play it (monotonic)."""
+    """A decoded click: media time of its first sample, and when it would be played (monotonic)."""
 
     media_s: float
     played_s: float
@@ -123,7 +123,6 @@ class Call:
         self._drained = asyncio.Event()
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._first_picture = asyncio.Event()
-        self._message = asyncio.Event()
         self._last_media_s = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -164,7 +163,7 @@ class Call:
 
     async def first_picture(self) -> None:
         """Wait for the first picture; raises ``NothingReceived`` or ``ConnectionLost``."""
-        waiter = asyncio.create_task(self._first_picture.wait())
+        waiter: asyncio.Future[Any] = asyncio.ensure_future(self._first_picture.wait())
         try:
             await asyncio.wait(
                 {waiter, self._lost}, timeout=FIRST_FRAME_S, return_when=asyncio.FIRST_COMPLETED
@@ -183,7 +182,7 @@ class Call:
             raise ConnectionLost(self._lost.result())
 
     async def push(self, samples: I16, rate: int = RATE) -> float:
-        """Send an utterance over the data channel faster than real time; returns the monotonic time of its start."""
+        """Send an utterance over the data channel faster than real time; returns its start (monotonic)."""
         await self._until(lambda: self._channel.readyState == "open", 10.0, "the data channel did not open")
         start_s = time.monotonic()
         self.send({"type": "start", "rate": rate})

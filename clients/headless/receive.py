@@ -1,8 +1,8 @@
 """Take pictures and sound from aiortc the moment they are complete, and read the sender's clock.
 
-aiortc 1.16 hands a picture over only when the next one starts (40 ms late) and sound four packets late (83 ms); a
-browser shows a picture when its last packet is there. A client that measures must not add delays of its own, so the
-two buffers are replaced by prompt ones. They live under private names: aiortc is pinned to one version for this.
+aiortc 1.16 hands a picture over only when the next one starts (40 ms late) and sound four packets late
+(83 ms); a browser shows a picture when its last packet is there. A client that measures must not add delays
+of its own, so both buffers are replaced by prompt ones. Their names are private, so aiortc is pinned.
 """
 
 from __future__ import annotations

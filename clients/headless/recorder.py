@@ -19,8 +19,8 @@ VIDEO_TIME_BASE = fractions.Fraction(1, 90_000)
 class Recorder:
     """An mp4 of pictures (H.264) and sound (AAC).
 
-    Each stream keeps its own media times, shifted by one constant: the smallest arrival − media time seen in the
-    first second. So both streams stand as they arrived, without the scatter of single arrivals.
+    Each stream keeps its own media times, shifted by one constant: the smallest arrival − media time seen in
+    the first second. So both streams stand as they arrived, without the scatter of single arrivals.
     """
 
     def __init__(self, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from clients.headless.testcard import PICTURE_S, Pairing, pair_events
@@ -14,8 +15,9 @@ MAX_SKEW_S = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """fps: pictures per second of arrival; gaps: pictures missing from the media timeline; stalls: arrivals more than
-    two pictures apart; longest_stall_ms: the longest time between two arrivals.
+    """fps: pictures per second of arrival; gaps: pictures missing from the media timeline.
+
+    stalls: arrivals more than two pictures apart; longest_stall_ms: the longest time between two arrivals.
     """
 
     frames: int
@@ -30,8 +32,8 @@ def flow(media_s: Sequence[float], arrived_s: Sequence[float]) -> Flow:
     count = len(media_s)
     if count < 2:
         return Flow(count, 0.0, 0, 0, 0.0)
-    steps = [b - a for a, b in zip(media_s, media_s[1:], strict=False)]
-    waits = [b - a for a, b in zip(arrived_s, arrived_s[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(media_s)]
+    waits = [b - a for a, b in pairwise(arrived_s)]
     gaps = sum(max(0, round(step / PICTURE_S) - 1) for step in steps)
     stalls = sum(wait > 2.5 * PICTURE_S for wait in waits)
     span = arrived_s[-1] - arrived_s[0]
@@ -44,8 +46,8 @@ def flow(media_s: Sequence[float], arrived_s: Sequence[float]) -> Flow:
 class Skew:
     """Picture minus sound, ms (positive: the picture is late); median over ``pairs`` flash-and-click pairs.
 
-    arrival_ms: by the arrival of the decoded media, no time stamps involved. rtcp_ms: by the sender's RTCP clock,
-    which a browser uses to align the two; None before reports came for both.
+    arrival_ms: by the arrival of the decoded media, no time stamps involved. rtcp_ms: by the sender's RTCP
+    clock, which a browser uses to align the two; None before reports came for both.
     """
 
     arrival_ms: float | None
@@ -59,8 +61,8 @@ def skew(
 ) -> Skew:  # fmt: skip
     """Compare flashes with clicks as received (design: a picture stands for the middle of its 40 ms).
 
-    A click falls anywhere in its picture's 40 ms, so one pair is known to ±20 ms only; the click train visits all
-    phases evenly and the median over a train of some ten clicks is good to a few milliseconds.
+    A click falls anywhere in its picture's 40 ms, so one pair is known to ±20 ms only; the click train visits
+    all phases evenly and the median over a train of some ten clicks is good to a few milliseconds.
     """
     pairing = pair_events(clicks_s, flashes_s, -MAX_SKEW_S, MAX_SKEW_S)
     arrival = [flashes_s[f] + PICTURE_S / 2 - clicks_s[c] for c, f in pairing.pairs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -69,7 +68,7 @@ class Signalling:
                     return {}
                 reply = await response.json(content_type=None)
                 status = response.status
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise Refused(f"{self.url}{path} did not answer within {TIMEOUT_S:.0f} s", "timeout") from error
         except aiohttp.ClientError as error:
             raise Refused(f"cannot reach {self.url}: {error}") from error

@@ -1,8 +1,8 @@
-"""Flash and click: what is sent to the test card, and how it is found again in decoded pictures and sound (pure).
+"""Flash and click: what is sent to the test card, and how it is found in decoded pictures and sound (pure).
 
-The server's ``testcard`` actor paints a white square over the top left quarter of every picture whose speech has a
-loud click. Clicks come at uneven distances, so that a delay of more than one distance cannot be mistaken for a short
-one, and so that they fall on every phase of the 40 ms picture.
+The server's ``testcard`` actor paints a white square over the top left quarter of every picture whose speech
+has a loud click. Clicks come at uneven distances, so that a delay of more than one distance is not mistaken
+for a short one, and so that they fall on every phase of the 40 ms picture.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WHITE_SPREAD = 16.0  # standard deviation of luma inside a flash, at most
 
 
 def click_times(seconds: float, first_s: float = 1.0) -> list[float]:
-    """When the clicks of a train start, seconds from its first sample; distances 0.83 .. 1.25 s, never repeating soon."""
+    """When the clicks of a train start, seconds from its first sample; distances 0.83 .. 1.25 s."""
     times, at, step = [], first_s, 0
     while at + 0.1 < seconds:
         times.append(at)
@@ -96,7 +96,7 @@ class ClickDetector:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """pairs: (cause, effect) indices; delay_s: the common delay that explains most of them, None without any."""
+    """pairs: (cause, effect) indices; delay_s: the delay that explains most of them, None without any."""
 
     pairs: tuple[tuple[int, int], ...]
     delay_s: float | None
@@ -107,8 +107,8 @@ def pair_events(
 ) -> Pairing:
     """Match causes with the effects that follow them after a nearly constant delay within [min_s, max_s].
 
-    The delay shared by most pairs (to 100 ms) is found first, so that a whole missed event or a delay longer than the
-    distance of two events is not mistaken for a short delay. Effects within ``spread_s`` of it are then matched.
+    The delay shared by most pairs (to 100 ms) is found first, so that a missed event, or a delay longer than
+    the distance of two events, is not mistaken for a short one. Effects within ``spread_s`` of it match.
     """
     deltas = [e - c for c in causes_s for e in effects_s if min_s <= e - c <= max_s]
     if not deltas:
