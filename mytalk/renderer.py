@@ -159,9 +159,10 @@ class Renderer:
             result = self._engine.motion([job])[0]
             self.durations_s["motion"] = self._clock() - begin
             return result
-        return self._render(job)
+        return self.render(job)
 
-    def _render(self, job: PictureJob) -> PictureResult:
+    def render(self, job: PictureJob) -> PictureResult:
+        """Landmarks → pictures for some frames."""
         if self._latents is None:
             raise BadInput("the renderer is not prepared")
         if not job.frames:
@@ -206,6 +207,6 @@ class Renderer:
         if self._idle_done >= len(self._pictures):
             return False
         spec = FrameSpec(self._idle_done, None)
-        self._pictures[self._idle_done] = self._render(PictureJob(0, (spec,))).pictures[0]
+        self._pictures[self._idle_done] = self.render(PictureJob(0, (spec,))).pictures[0]
         self._idle_done += 1
         return True

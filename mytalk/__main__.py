@@ -1,0 +1,227 @@
+"""``python -m mytalk``: dub a video, make, list and show actors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mytalk.actor import list_actors, load_actor
+from mytalk.actor_make import ActorSource, make_actor
+from mytalk.actor_sheet import contact_sheet
+from mytalk.dub import dub
+from mytalk.engines.engine import Engine
+from mytalk.errors import MyTalkError
+from mytalk.faces import FACE_CHOICES
+from mytalk.renderer import Renderer
+
+EngineMaker = Callable[[argparse.Namespace], Engine]
+
+DUB_EXAMPLE = """example:
+  python -m mytalk dub --video me.mp4 --speech hello.wav --out me-says-hello.mp4
+
+The output is as long as the speech. A video that is shorter goes back and forth.
+Needs MediaPipe to find the face: pip install 'mytalk[actors]'
+"""
+MAKE_EXAMPLE = """example:
+  python -m mytalk actor make me.mp4 --out actors/me --title "Me" --consent "I am the person shown"
+
+Best: 10 to 30 seconds of one person who looks at the camera, listening for some
+seconds with a closed mouth, then talking for some (teeth are learnt from there).
+Needs MediaPipe to find the face: pip install 'mytalk[actors]'
+"""
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr; what it yields takes (stage, done, in all)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
+        tasks: dict[str, object] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield report
+
+
+def _load_engine(args: argparse.Namespace) -> Engine:
+    from mytalk.engines import default_bundle, load_engine
+
+    return load_engine(args.engine, args.bundle or default_bundle(), threads=args.threads)
+
+
+def _dub(args: argparse.Namespace, make_engine: EngineMaker) -> None:
+    engine = make_engine(args)
+    begin = time.monotonic()
+    with _bar(args.quiet) as progress:
+        report = dub(args.video, args.speech, args.out, engine, face=args.face, progress=progress)
+    took_s = time.monotonic() - begin
+    note = f", {report.without_face} of them without a face" if report.without_face else ""
+    print(
+        f"{args.out}: {report.seconds:.1f} s, {report.frames} pictures at {float(report.fps):g}/s{note};"
+        f" took {took_s:.1f} s"
+    )
+
+
+def _actor_make(args: argparse.Namespace, _: EngineMaker) -> None:
+    name = args.name or args.out.name
+    source = ActorSource(
+        name=name,
+        title=args.title or name,
+        licence=args.licence,
+        consent=args.consent,
+        start_s=args.start,
+        end_s=args.end,
+        face=args.face,
+    )
+    with _bar(args.quiet) as progress:
+        actor = make_actor(args.video, args.out, source, progress)
+    card = actor.card
+    print(f"{args.out}: actor {card.name!r}, {card.frames / card.fps:.1f} s loop, {card.width}×{card.height}")
+
+
+def _actor_list(args: argparse.Namespace, _: EngineMaker) -> None:
+    found = list_actors(args.folders, on_problem=lambda error: _complain(str(error)))
+    for info in found:
+        print(f"{info.name}\t{info.title}\t{info.folder}")
+    if not found:
+        _complain(f"no actor in {', '.join(str(folder) for folder in args.folders)}")
+
+
+def _actor_show(args: argparse.Namespace, make_engine: EngineMaker) -> None:
+    actor = load_actor(args.actor)
+    renderer = None
+    if not args.no_idle:
+        renderer = Renderer(make_engine(args), actor, clock=time.monotonic)
+        with _bar(args.quiet) as progress:
+            renderer.prepare(lambda done, total: progress("encoding the actor", done, total))
+    sheet = contact_sheet(actor, renderer)
+    card = actor.card
+    if args.out is not None:
+        try:
+            Image.fromarray(sheet).save(args.out)
+        except (OSError, ValueError) as error:
+            raise MyTalkError(f"{args.out}: cannot be written ({error})") from error
+    print(f"{card.name}: {card.title}")
+    print(f"  {card.frames} frames of {card.width}×{card.height}, {card.fps} a second, layout {card.layout}")
+    print(f"  licence: {card.licence or 'not stated'}\n  consent: {card.consent or 'not stated'}")
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", default="onnx", help="inference engine (default: onnx)")
+    parser.add_argument("--bundle", type=Path, help="folder with the weights (default: the bundled ones)")
+    parser.add_argument("--threads", type=int, help="threads of the engine (default: it decides)")
+
+
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mytalk", description="Lip sync: speech in, a talking video out.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    raw = argparse.RawDescriptionHelpFormatter
+
+    one = commands.add_parser(
+        "dub",
+        help="video + speech → video",
+        epilog=DUB_EXAMPLE,
+        formatter_class=raw,
+        description="Make the person in a video say something else.",
+    )
+    one.add_argument("--video", type=Path, required=True, help="any video that shows a face")
+    one.add_argument(
+        "--speech", type=Path, required=True, help="audio file (WAV, FLAC, MP3, …), or a video's sound"
+    )
+    one.add_argument("--out", type=Path, required=True, help="MP4 to write (replaced if it exists)")
+    one.add_argument(
+        "--face",
+        choices=FACE_CHOICES,
+        default="only",
+        help="whose, if several people are in view (default: only)",
+    )
+    _add_engine_options(one)
+    _add_common_options(one)
+    one.set_defaults(run=_dub)
+
+    actors = commands.add_parser("actor", help="make, list and show actors").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    one = actors.add_parser(
+        "make",
+        help="make an actor from a video",
+        epilog=MAKE_EXAMPLE,
+        formatter_class=raw,
+        description="Make an actor (a folder) from a video of one person.",
+    )
+    one.add_argument("video", type=Path, help="video of the person")
+    one.add_argument("--out", type=Path, required=True, help="folder to make; must not exist")
+    one.add_argument("--name", help="what the actor is chosen by (default: the folder's name)")
+    one.add_argument("--title", help="name for people to read (default: the name)")
+    one.add_argument("--licence", default="", help="under what terms the pictures may be used")
+    one.add_argument("--consent", default="", help="who agreed to being shown saying other words")
+    one.add_argument(
+        "--start", type=float, default=0.0, metavar="S", help="use the video from here on (seconds)"
+    )
+    one.add_argument("--end", type=float, metavar="S", help="and up to here (default: its end)")
+    one.add_argument(
+        "--face",
+        choices=FACE_CHOICES,
+        default="only",
+        help="whose, if several people are in view (default: only)",
+    )
+    _add_common_options(one)
+    one.set_defaults(run=_actor_make)
+
+    one = actors.add_parser("list", help="list actors", description="Actors in the given folders.")
+    one.add_argument("folders", type=Path, nargs="*", default=[Path("actors")], help="default: actors")
+    one.set_defaults(run=_actor_list)
+
+    one = actors.add_parser(
+        "show", help="check an actor, and look at it", description="Check an actor; show it."
+    )
+    one.add_argument("actor", type=Path, metavar="DIR", help="the actor's folder")
+    one.add_argument("--out", type=Path, help="contact sheet to write (PNG)")
+    one.add_argument(
+        "--no-idle", action="store_true", help="leave out the rendered idle pictures (needs no weights)"
+    )
+    _add_engine_options(one)
+    _add_common_options(one)
+    one.set_defaults(run=_actor_show)
+    return parser
+
+
+def _complain(line: str) -> None:
+    print(f"mytalk: {line}", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None, make_engine: EngineMaker = _load_engine) -> int:
+    """Command line; returns the exit status: 0, 1 for an error told in one line, 2 for wrong usage."""
+    # MediaPipe's start-up chatter would bury the one line that matters.
+    os.environ.setdefault("GLOG_minloglevel", "3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args, make_engine)
+    except MyTalkError as error:
+        _complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
