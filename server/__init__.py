@@ -1,0 +1,1 @@
+"""The asyncio shell around ``mytalk``: WebRTC out, speech in, one process."""

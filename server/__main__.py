@@ -1,0 +1,210 @@
+"""``python -m server``: read settings, load models, serve until Ctrl-C or SIGTERM, close everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Coroutine, Sequence
+
+from aiohttp import web
+
+from mytalk.errors import MyTalkError
+from server import rtc_setup
+from server.actors import ActorPool, Cast, FolderCast
+from server.app import Routes, check_page
+from server.config import TOKEN_VARIABLE, ConfigError, ServerConfig, parse
+from server.metrics import Metrics
+from server.sessions import Sessions
+from server.worker import Worker
+
+logger = logging.getLogger("server")
+BAD_SETTINGS, CANNOT_START = 2, 1  # exit codes
+BACKLOG = 128
+
+
+class CannotStart(MyTalkError):
+    """The server cannot start; the message is one line."""
+
+    code = "cannot_start"
+
+
+def main(argv: Sequence[str] | None = None, load: Callable[[ServerConfig], Cast] | None = None) -> int:
+    """Run the server; returns the exit code. ``load``: where engine and actors come from (fakes in tests)."""
+    try:
+        config = parse(sys.argv[1:] if argv is None else argv, os.environ)
+        _set_up_logging()
+        with contextlib.closing(_bind(config)) as listener:
+            tls = _tls(config)
+            check_page()
+            cast = (load or load_cast)(config)
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(_serve(config, cast, listener, tls))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_SETTINGS
+    except MyTalkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return CANNOT_START
+    except KeyboardInterrupt:
+        pass  # stopped before it served anybody
+    return 0
+
+
+def load_cast(config: ServerConfig) -> FolderCast:
+    """Engine and actors from disk; raises ``MyTalkError`` with one line."""
+    from mytalk.engines import load_engine  # here, so that --help and bad settings answer at once
+
+    engine = load_engine(config.engine, config.bundle, config.threads)
+    return FolderCast(engine, config.actors, clock=time.monotonic, cache=config.cache)
+
+
+class Server:
+    """Everything that runs, in the order in which it starts and ends."""
+
+    def __init__(self, config: ServerConfig, cast: Cast) -> None:
+        self._config = config
+        self._cast = cast
+        self._metrics = Metrics()
+        self._worker = Worker(time.monotonic)
+        self._actors = ActorPool(cast, self._worker, config.loaded_actors)
+        self._sessions = Sessions(config, self._actors, self._worker, self._metrics, time.monotonic)
+        self._routes = Routes(config, self._actors, self._sessions, self._metrics, time.monotonic)
+        # no access log: it would write down tokens of page and WebSocket addresses
+        self._runner = web.AppRunner(self._routes.app(), access_log=None, shutdown_timeout=1.0)
+
+    async def startup(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Load the default actor, then accept connections."""
+        actor = self._routes.default_actor
+        if actor not in self._actors.names:
+            raise ConfigError(f"no actor {actor!r}; there are: {', '.join(self._actors.names)}")
+        self._worker.start()
+        await self._actors.take(actor)  # kept for the server's life, so that the first visitor need not wait
+        await self._runner.setup()
+        try:
+            await web.SockSite(self._runner, listener, ssl_context=tls, backlog=BACKLOG).start()
+        except OSError as error:  # two sockets may be bound to one port, but only one may listen
+            raise _cannot_listen(self._config, error) from error
+
+    async def shutdown(self) -> None:
+        """Close every session and stop, within the deadline; idempotent."""
+        self._cast.cancel()
+        try:
+            async with asyncio.timeout(self._config.shutdown_deadline_s):
+                await self._sessions.shut_down(self._config.shutdown_deadline_s * 0.7)
+                await self._runner.cleanup()
+                await self._actors.close()
+                await self._worker.close()
+        except TimeoutError:
+            logger.warning("not everything ended in time")
+
+
+async def _serve(
+    config: ServerConfig, cast: Cast, listener: socket.socket, tls: ssl.SSLContext | None
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    rtc_setup.set_up(
+        video_bits_per_s=config.video_bits_per_s,
+        loopback=config.is_loopback,
+        vanish_after_s=config.vanish_after_s,
+    )
+    server = Server(config, cast)
+    try:
+        if await _before(stop, server.startup(listener, tls)):
+            _announce(config, listener)
+            await stop.wait()
+            logger.info("stopping")
+    finally:
+        await server.shutdown()
+
+
+async def _before(stop: asyncio.Event, startup: Coroutine[None, None, None]) -> bool:
+    """Finish ``startup`` unless ``stop`` comes first; whether it finished."""
+    starting = asyncio.create_task(startup)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return False
+    starting.result()
+    return True
+
+
+def _announce(config: ServerConfig, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    hint = "?token=…" if config.token else ""
+    print(f"mytalk is ready: open {config.scheme}://{shown}:{port}/{hint} (Ctrl-C stops it)", flush=True)
+    if not config.is_loopback:
+        if config.scheme == "http":
+            logger.warning(
+                "browsers refuse the microphone on plain http beyond this machine:"
+                " give --cert-file and --key-file"
+            )
+        if config.token is None:
+            logger.warning(
+                "everybody who reaches this port can talk: set %s to ask for a token", TOKEN_VARIABLE
+            )
+
+
+def _bind(config: ServerConfig) -> socket.socket:
+    """Claim the port before anything slow; connections are refused until ``startup`` listens."""
+    listener = None
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise _cannot_listen(config, error) from error
+    return listener
+
+
+def _cannot_listen(config: ServerConfig, error: OSError) -> CannotStart:
+    if error.errno == errno.EADDRINUSE:
+        return CannotStart(f"port {config.port} is in use on {config.host}; choose another with --port")
+    return CannotStart(f"cannot listen on {config.host} port {config.port}: {error.strerror}")
+
+
+def _tls(config: ServerConfig) -> ssl.SSLContext | None:
+    if config.cert_file is None or config.key_file is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(config.cert_file, config.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise CannotStart(f"cannot use {config.cert_file} with {config.key_file}: {error}") from error
+    return context
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _set_up_logging() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("aioice", "aiortc", "aiohttp"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""Server settings: built-in defaults < TOML file < command line; secrets from the environment only."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mytalk.config import SessionConfig
+from mytalk.errors import MyTalkError
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKEN_VARIABLE = "MYTALK_TOKEN"
+
+
+class ConfigError(MyTalkError):
+    """The settings cannot be used; the message is one line for the person at the terminal."""
+
+    code = "bad_config"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """All that ``python -m server`` can be told (README: settings).
+
+    host, port: where HTTP listens; port 0 takes any free one.
+    actor: who speaks when an offer names nobody; None = the first one found.
+    engine: inference engine by name. bundle: folder of the trained weights. threads: CPU threads of the
+        engine, None = the engine decides.
+    actors: folders whose sub-folders are actor packages. loaded_actors: how many are kept in memory.
+    cache: folder where prepared actors are kept, so that a second start takes seconds.
+    cert_file, key_file: PEM files; https is served when both are given.
+    token: secret that clients must show; None = open to everybody who reaches the port.
+    max_sessions: people talking at once; the next one gets 503.
+    stun: STUN server URLs for sessions beyond the local network; none by default.
+    video_bits_per_s: start bit rate of the video, and its ceiling is twice that.
+    max_body_bytes: largest request body.
+    connect_deadline_s: a peer that has not connected by then is given up.
+    vanish_after_s: a peer that answers nothing for about so long is gone.
+    shutdown_deadline_s: all sessions are closed within this time on Ctrl-C or SIGTERM.
+    session: settings of every talking session (design: one clock).
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    actor: str | None = None
+    engine: str = "onnx"
+    bundle: Path = ROOT / "weights" / "tiny"
+    threads: int | None = None
+    actors: tuple[Path, ...] = (ROOT / "actors",)
+    loaded_actors: int = 4
+    cache: Path = ROOT / ".cache" / "actors"
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    token: str | None = field(default=None, repr=False)
+    max_sessions: int = 4
+    stun: tuple[str, ...] = ()
+    video_bits_per_s: int = 2_000_000
+    max_body_bytes: int = 256 * 1024
+    connect_deadline_s: float = 20.0
+    vanish_after_s: float = 15.0
+    shutdown_deadline_s: float = 5.0
+    session: SessionConfig = field(default_factory=SessionConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail later."""
+        problems = [
+            (not 0 <= self.port <= 65535, f"port must be 0..65535, not {self.port}"),
+            (self.max_sessions < 1, f"max_sessions must be at least 1, not {self.max_sessions}"),
+            (self.loaded_actors < 1, f"loaded_actors must be at least 1, not {self.loaded_actors}"),
+            (
+                self.threads is not None and self.threads < 1,
+                f"threads must be at least 1, not {self.threads}",
+            ),
+            (self.max_body_bytes < 1024, "max_body_bytes must be at least 1024"),
+            (self.video_bits_per_s < 100_000, "video_bits_per_s must be at least 100000"),
+            (
+                min(self.connect_deadline_s, self.vanish_after_s, self.shutdown_deadline_s) <= 0,
+                "deadlines must be above 0 seconds",
+            ),
+            (not self.actors, "actors names no folder"),
+            ((self.cert_file is None) != (self.key_file is None), "cert-file and key-file belong together"),
+            (self.token is not None and not self.token.isascii(), "the token must be ASCII"),
+        ]
+        for bad, message in problems:
+            if bad:
+                raise ConfigError(message)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return is_loopback(self.host)
+
+    @property
+    def scheme(self) -> str:
+        """``https`` with a certificate, else ``http``."""
+        return "http" if self.cert_file is None else "https"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a bind address is this machine's own (127.0.0.0/8, ::1, localhost)."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def parse(argv: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
+    """Settings from a command line and an environment; raises ``ConfigError`` (``--help`` exits)."""
+    arguments = vars(_parser().parse_args(argv))
+    settings: dict[str, Any] = {}
+    config_file = arguments.pop("config")
+    if config_file is not None:
+        settings.update(_read_file(config_file))
+    settings.update({name: value for name, value in arguments.items() if value is not None})
+    if environment.get(TOKEN_VARIABLE):
+        settings.setdefault("token", environment[TOKEN_VARIABLE])
+    return from_mapping(settings)
+
+
+def from_mapping(settings: Mapping[str, Any]) -> ServerConfig:
+    """A config from plain TOML values; unknown keys and wrong types raise ``ConfigError``."""
+    known = {item.name for item in dataclasses.fields(ServerConfig)}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise ConfigError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    return ServerConfig(**{name: _value(name, value) for name, value in settings.items()})
+
+
+_INTEGERS = {"port", "threads", "loaded_actors", "max_sessions", "video_bits_per_s", "max_body_bytes"}
+_SECONDS = {"connect_deadline_s", "vanish_after_s", "shutdown_deadline_s"}
+_PATHS = {"bundle", "cache", "cert_file", "key_file"}
+
+
+def _value(name: str, value: Any) -> Any:
+    if name == "session":
+        return _session(value)
+    if name in _INTEGERS and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ConfigError(f"{name} must be a whole number, not {value!r}")
+    if name in _SECONDS and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ConfigError(f"{name} must be a number of seconds, not {value!r}")
+    if name in ("actors", "stun"):
+        if not isinstance(value, list) or not all(isinstance(item, str | Path) for item in value):
+            raise ConfigError(f"{name} must be a list of strings, not {value!r}")
+        return tuple(Path(item) for item in value) if name == "actors" else tuple(value)
+    if name in _PATHS and isinstance(value, str | Path):
+        return Path(value)
+    if name not in _INTEGERS | _SECONDS and not isinstance(value, str):
+        raise ConfigError(f"{name} must be a string, not {value!r}")
+    return value
+
+
+def _session(value: Any) -> SessionConfig:
+    if not isinstance(value, dict):
+        raise ConfigError("session must be a table")
+    try:
+        return SessionConfig.from_mapping(value)
+    except (MyTalkError, ValueError, TypeError) as error:
+        raise ConfigError(f"session: {error}") from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    if "token" in settings:
+        raise ConfigError(f"{path}: the token is a secret; set {TOKEN_VARIABLE} in the environment instead")
+    return settings
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that reports in one line, like every other error of ours."""
+
+    def error(self, message: str) -> Any:
+        raise ConfigError(re.sub(r"\s+", " ", message))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m server",
+        description="Serve talking actors: open the printed address in a browser, press the button and talk.",
+        epilog=f"Settings of the --config file have the same names (with _ for -), plus a [session] table. "
+        f"{TOKEN_VARIABLE} in the environment sets the token. Stop with Ctrl-C.",
+        allow_abbrev=False,
+    )
+    where = parser.add_argument_group("where it listens")
+    where.add_argument("--host", help="address to listen on (default 127.0.0.1; 0.0.0.0 = the whole network)")
+    where.add_argument("--port", type=int, help="port to listen on (default 8080; 0 = any free one)")
+    where.add_argument(
+        "--cert-file",
+        type=Path,
+        metavar="PEM",
+        help="certificate; with --key-file, https is served. Browsers refuse the microphone on plain http "
+        "from any machine but this one",
+    )
+    where.add_argument("--key-file", type=Path, metavar="PEM", help="private key of the certificate")
+    where.add_argument(
+        "--token",
+        help=f"secret that clients must show (better: {TOKEN_VARIABLE}, which other users cannot see)",
+    )
+    what = parser.add_argument_group("what it serves")
+    what.add_argument(
+        "--actor", metavar="NAME", help="who speaks when a client names nobody (default: the first)"
+    )
+    what.add_argument(
+        "--actors",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="folder of actors; may be given several times",
+    )
+    what.add_argument("--max-sessions", type=int, metavar="N", help="people served at once (default 4)")
+    how = parser.add_argument_group("how it computes")
+    how.add_argument("--engine", metavar="NAME", help="inference engine (default onnx)")
+    how.add_argument("--bundle", type=Path, metavar="DIR", help="folder of the trained weights")
+    how.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads of the engine (default: it decides)"
+    )
+    parser.add_argument("--stun", action="append", metavar="URL", help="STUN server, as stun:host:port")
+    parser.add_argument(
+        "--config", type=Path, metavar="TOML", help="file of settings; the flags above win over it"
+    )
+    return parser

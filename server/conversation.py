@@ -1,0 +1,228 @@
+"""One session at work: paces slices into its tracks, lends its jobs to the worker, tells its listeners."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from mytalk.clock import FRAME_S, PLAYOUT_RATE
+from mytalk.session import TalkSession
+from mytalk.session_report import SessionEvent
+from mytalk.types import I16, U8, AvSlice, Job, JobResult, MotionJob
+from server.actors import SharedRenderer
+from server.metrics import Figures, Metrics
+from server.speech_socket import Message
+from server.tracks import AudioOut, VideoOut
+from server.worker import Worker
+
+logger = logging.getLogger(__name__)
+STATS_EVERY_S = 1.0
+Listener = Callable[[Message], None]
+
+
+def event_message(event: SessionEvent) -> Message:
+    """One session event for the client."""
+    message: Message = {
+        "type": event.kind,
+        "slot": event.slot,
+        "utterance": event.utterance,
+        "played_samples": event.samples,
+    }
+    return message | {"message": event.detail} if event.detail else message
+
+
+class Conversation:
+    """Owns a ``TalkSession`` and its pacing; it is the worker's customer and the speech channels' sink.
+
+    Everything runs on the event loop but ``execute``, which the worker calls on the device thread.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        session: TalkSession,
+        renderer: SharedRenderer,
+        worker: Worker,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self.id = session_id
+        self.clock = clock
+        self.figures = Figures(metrics)
+        self.video = VideoOut(clock, on_sent=lambda seconds: self.figures.stage("encode_send", seconds))
+        self.audio = AudioOut(clock)
+        self._session = session
+        self._renderer = renderer
+        self._worker = worker
+        self._metrics = metrics
+        self._listeners: set[Listener] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._media = False
+        self._closed = False
+        self._last_picture: U8 | None = None
+
+    def start(self, on_failure: Callable[[str], None]) -> None:
+        """Begin to pace; call once, on the event loop. ``on_failure``: told when it cannot go on."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                logger.error("%s failed", task.get_name(), exc_info=error)
+                on_failure(f"{task.get_name()} failed: {error}")
+
+        self._worker.add(self)
+        self._tasks = [
+            asyncio.create_task(self._pace(), name=f"pace {self.id}"),
+            asyncio.create_task(self._report(), name=f"report {self.id}"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(ended)
+
+    async def close(self) -> None:
+        """Stop everything this object started; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._worker.remove(self)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._session.close()
+        self.video.stop()
+        self.audio.stop()
+        self._tell({"type": "closed"})
+        self._listeners.clear()
+
+    def begin_media(self) -> None:
+        """The peer is connected: slices go to the tracks from now on (before, nobody would fetch them)."""
+        self._media = True
+
+    # speech in
+
+    def push_speech(self, samples: I16, rate_hz: int) -> None:
+        """Speech of a channel, at any pace: int16 [n] mono."""
+        self._session.receive_speech(samples, rate_hz, now=self.clock(), live=False)
+        self._after_input()
+
+    def hear(self, samples: I16) -> None:
+        """Speech of the microphone, 48 kHz int16 [n] mono, as it comes."""
+        self._session.receive_speech(samples, PLAYOUT_RATE, now=self.clock(), live=True)
+        self._after_input()
+
+    def end_of_speech(self) -> None:
+        """The pushed utterance is complete."""
+        self._session.end_of_speech(self.clock())
+        self._after_input()
+
+    def interrupt(self) -> None:
+        """Stop talking now; listeners are told with an ``interrupted`` event."""
+        self._session.interrupt(self.clock())
+        self._after_input()
+
+    def queued_s(self) -> float:
+        """Seconds of speech taken and not yet played."""
+        return self._session.stats().buffered_s
+
+    def _after_input(self) -> None:
+        self._publish_events()
+        self._worker.wake()
+
+    # listeners
+
+    def add_listener(self, listener: Listener) -> None:
+        """Send every event and figure to ``listener`` too; it must not block or raise."""
+        self._listeners.add(listener)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Idempotent."""
+        self._listeners.discard(listener)
+
+    def _tell(self, message: Message) -> None:
+        for listener in tuple(self._listeners):
+            listener(message)
+
+    def _publish_events(self) -> None:
+        for event in self._session.events():
+            self._tell(event_message(event))
+
+    def stats(self) -> dict[str, Any]:
+        """Figures of this session (docs/protocol.md)."""
+        now, session = self.clock(), self._session.stats()
+        return {
+            "session_id": self.id,
+            "server_s": now,
+            "state": session.state,
+            **self.figures.as_json(now, session.live_delay_s),
+            "buffered_s": round(session.buffered_s, 3),
+            "played_samples": session.played_samples,
+            "dropped_live_s": round(session.dropped_live_s, 3),
+            "failed_jobs": session.failed_jobs,
+            "skipped_frames": session.skipped_frames,
+            "stalled_s": round(session.stalled_s, 3),
+        }
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(STATS_EVERY_S)
+            self._tell({"type": "stats", **self.stats()})
+
+    # the worker's customer
+
+    def next_due(self) -> float:
+        """When the next slice leaves (monotonic seconds)."""
+        return self._session.next_due()
+
+    def next_job(self) -> Job | None:
+        """What to compute now."""
+        return self._session.next_job()
+
+    def execute(self, job: Job) -> JobResult:
+        """Compute, on the device thread."""
+        return self._renderer.execute(job)
+
+    def complete(self, job: Job, result: JobResult, now: float) -> None:
+        """Take a result."""
+        stages = ("motion",) if isinstance(job, MotionJob) else ("draw", "decode", "paste")
+        for stage in stages:
+            if stage in self._renderer.durations_s:
+                self.figures.stage(stage, self._renderer.durations_s[stage])
+        self._session.complete(job, result, now)
+        self._publish_events()
+
+    def fail(self, job: Job, error: Exception, now: float) -> None:
+        """Take a failure: the session goes on without this result."""
+        self._metrics.job_failures.inc()
+        self._session.fail(job, error, now)
+        self._publish_events()
+
+    # slices out
+
+    async def _pace(self) -> None:
+        while True:
+            wait_s = self._session.next_due() - self.clock()
+            await asyncio.sleep(max(0.0, wait_s))
+            due_s, now = self._session.next_due(), self.clock()
+            if now < due_s:
+                continue  # woken early; ask again
+            for index, piece in enumerate(self._session.slices_due(now)):
+                self._emit(piece, due_s + index * FRAME_S, now)
+            self._publish_events()
+            self._worker.wake()
+
+    def _emit(self, piece: AvSlice, due_s: float, now: float) -> None:
+        picture = piece.picture
+        if picture is None and piece.late:
+            picture = self._last_picture
+        if picture is None:
+            picture = self._renderer.idle_picture(piece.clip_index)
+        self._last_picture = picture
+        self.figures.slice_emitted(piece, due_s, now)
+        if not self._media:
+            return
+        if not self.video.put(piece.slot, picture):
+            self.figures.dropped_pictures += 1
+            self._metrics.dropped.labels("video").inc()
+        if not self.audio.put(piece.slot, piece.samples, due_s):
+            self._metrics.dropped.labels("audio").inc()

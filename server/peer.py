@@ -1,0 +1,171 @@
+"""One WebRTC connection: answers an offer, hears the microphone, carries speech, notices the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCRtpSender,
+    RTCRtpTransceiver,
+    RTCSessionDescription,
+)
+from aiortc.mediastreams import MediaStreamError
+
+from mytalk.errors import BadInput, MyTalkError
+from server.conversation import Conversation
+from server.microphone import Microphone
+from server.rtc_setup import use_prompt_audio_buffer
+from server.signalling import Offer
+from server.speech_socket import Message, SpeechChannel
+
+logger = logging.getLogger(__name__)
+CHANNEL_LABEL = "speech"
+CLOSE_DEADLINE_S = 2.0
+CHANNEL_BACKLOG_BYTES = 256 * 1024  # a data channel client that leaves more unread misses messages
+VIDEO_CODECS = (
+    "video/VP8",
+    "video/H264",
+)  # in order of preference; VP8 encodes in a fifth of H264's time here
+AUDIO_CODECS = ("audio/opus",)
+
+
+class Peer:
+    """The connection of one conversation. ``on_gone`` is called once when the other side is lost for good."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        *,
+        stun: Sequence[str],
+        connect_deadline_s: float,
+        on_gone: Callable[[str], None],
+    ) -> None:
+        self._conversation = conversation
+        self._connect_deadline_s = connect_deadline_s
+        self._on_gone = on_gone
+        self._gone = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._deadline: asyncio.TimerHandle | None = None
+        # An empty list, not None: aiortc's default asks a public server, and waits for it.
+        servers = [RTCIceServer(urls=url) for url in stun]
+        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        self._connection.on("connectionstatechange", self._state_changed)
+        self._connection.on("track", self._track_came)
+        self._connection.on("datachannel", self._channel_came)
+
+    async def answer(self, offer: Offer) -> RTCSessionDescription:
+        """Answer an offer; raises ``BadInput`` (``bad_sdp``) when aiortc cannot make sense of it."""
+        connection = self._connection
+        audio = connection.addTransceiver(self._conversation.audio, direction="sendrecv")
+        video = connection.addTransceiver(self._conversation.video, direction="sendonly")
+        # before setRemoteDescription: later it is ignored
+        _prefer(audio, "audio", AUDIO_CODECS)
+        _prefer(video, "video", VIDEO_CODECS)
+        use_prompt_audio_buffer(audio.receiver)
+        try:
+            await connection.setRemoteDescription(RTCSessionDescription(sdp=offer.sdp, type="offer"))
+            answer = await connection.createAnswer()
+        except Exception as error:  # aiortc raises whatever a strange SDP runs it into
+            logger.info("an offer could not be answered: %s: %s", type(error).__name__, error)
+            raise BadInput(f"the offer cannot be answered ({error})", "bad_sdp") from error
+        await connection.setLocalDescription(answer)
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._connect_deadline_s, self._check_connected)
+        return connection.localDescription
+
+    async def close(self) -> None:
+        """Hang up within a few seconds, whatever aiortc does; idempotent."""
+        self._gone = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await asyncio.wait_for(self._connection.close(), CLOSE_DEADLINE_S)
+        except TimeoutError:
+            # A sender whose RTCP task died never reports its end; let go of what holds sockets and threads.
+            logger.warning("closing a connection took too long; its transports are stopped one by one")
+            await self._stop_parts()
+
+    async def _stop_parts(self) -> None:
+        for transceiver in self._connection.getTransceivers():
+            dtls = transceiver.receiver.transport
+            for stop in (transceiver.receiver.stop, dtls.stop, dtls.transport.stop):
+                with contextlib.suppress(TimeoutError, ConnectionError):
+                    await asyncio.wait_for(stop(), CLOSE_DEADLINE_S / 4)
+
+    def _lost(self, why: str) -> None:
+        if not self._gone:
+            self._gone = True
+            self._on_gone(why)
+
+    def _check_connected(self) -> None:
+        if self._connection.connectionState != "connected":
+            self._lost("never connected")
+
+    def _state_changed(self) -> None:
+        state = self._connection.connectionState
+        logger.debug("session %s: connection %s", self._conversation.id, state)
+        if state == "connected":
+            self._conversation.begin_media()
+        elif state in ("failed", "closed"):
+            self._lost(f"connection {state}")
+
+    def _track_came(self, track: MediaStreamTrack) -> None:
+        if track.kind == "audio":
+            task = asyncio.create_task(self._listen(track), name="microphone")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _listen(self, track: MediaStreamTrack) -> None:
+        """Take every frame at once (aiortc's queue is unbounded); the session decides what to drop."""
+        microphone = Microphone()
+        with contextlib.suppress(MediaStreamError):
+            while True:
+                samples = microphone.convert(await track.recv())
+                with contextlib.suppress(MyTalkError):
+                    self._conversation.hear(samples)
+
+    def _channel_came(self, channel: RTCDataChannel) -> None:
+        if channel.label != CHANNEL_LABEL:
+            logger.info("session %s: data channel %r ignored", self._conversation.id, channel.label)
+            return
+        speech = SpeechChannel(self._conversation, self._conversation.clock)
+
+        def send(message: Message) -> None:
+            _send(channel, message)
+
+        def take(message: Any) -> None:
+            replies = speech.text(message) if isinstance(message, str) else speech.binary(message)
+            for reply in replies:
+                send(reply)
+
+        channel.on("message", take)
+        channel.on("close", lambda: self._conversation.remove_listener(send))
+        self._conversation.add_listener(send)
+
+
+def _send(channel: RTCDataChannel, message: Message) -> None:
+    """Send unless the channel is closing or its client does not read."""
+    if channel.readyState == "open" and channel.bufferedAmount < CHANNEL_BACKLOG_BYTES:
+        with contextlib.suppress(ConnectionError):
+            channel.send(json.dumps(message))
+
+
+def _prefer(transceiver: RTCRtpTransceiver, kind: str, mime_types: Sequence[str]) -> None:
+    """Offer only these codecs, the first ones first, with retransmission."""
+    capabilities = RTCRtpSender.getCapabilities(kind).codecs
+    wanted = [codec for mime in mime_types for codec in capabilities if codec.mimeType == mime]
+    retransmission = [codec for codec in capabilities if codec.mimeType.lower() == f"{kind}/rtx"]
+    transceiver.setCodecPreferences(wanted + retransmission)

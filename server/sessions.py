@@ -1,0 +1,177 @@
+"""All sessions of the process: admission, look-up, and an end for each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mytalk.config import SessionConfig
+from mytalk.errors import MyTalkError, Overloaded
+from mytalk.session import TalkSession
+from server.actors import ActorPool
+from server.config import ServerConfig
+from server.conversation import Conversation
+from server.metrics import Metrics
+from server.peer import Peer
+from server.signalling import Offer
+from server.worker import Worker
+
+logger = logging.getLogger(__name__)
+ANSWER_DEADLINE_S = 30.0  # an actor may have to be loaded first
+
+
+class TooManySessions(Overloaded):
+    """Every place is taken."""
+
+    code = "too_many_sessions"
+
+
+class NoSuchSession(MyTalkError):
+    """The session has ended or never was."""
+
+    code = "unknown_session"
+
+
+@dataclass
+class _Session:
+    """What belongs to one session; parts are None while it is being built."""
+
+    actor: str | None = None
+    conversation: Conversation | None = None
+    peer: Peer | None = None
+
+
+class Sessions:
+    """At most ``config.max_sessions``; one that is being built counts from before its first await."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        actors: ActorPool,
+        worker: Worker,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._actors = actors
+        self._worker = worker
+        self._metrics = metrics
+        self._clock = clock
+        self._sessions: dict[str, _Session] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._shut = False
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def conversation(self, session_id: str) -> Conversation:
+        """Look one up; raises ``NoSuchSession``."""
+        session = self._sessions.get(session_id)
+        if session is None or session.conversation is None:
+            raise NoSuchSession(f"no session {session_id!r}")
+        return session.conversation
+
+    async def open(self, offer: Offer, actor: str) -> tuple[str, str]:
+        """Build a session for an offer; returns (session id, SDP answer).
+
+        Raises ``Overloaded`` when there is no room, ``BadInput`` for what the offer asks, ``MyTalkError``
+        when the actor cannot be loaded. What was built of a session that failed is taken down.
+        """
+        session_id = self._reserve()
+        try:
+            async with asyncio.timeout(ANSWER_DEADLINE_S):
+                sdp = await self._build(session_id, offer, actor)
+        except TimeoutError as error:
+            await self._close_now(session_id)
+            raise Overloaded("the session could not be built in time") from error
+        except BaseException:
+            await self._close_now(session_id)
+            raise
+        if session_id not in self._sessions:
+            raise Overloaded("the server is shutting down")
+        self._metrics.sessions_started.inc()
+        logger.info("session %s: %s, %d open", session_id, actor, len(self._sessions))
+        return session_id, sdp
+
+    def _reserve(self) -> str:
+        if self._shut:
+            raise Overloaded("the server is shutting down")
+        if len(self._sessions) >= self._config.max_sessions:
+            raise TooManySessions(f"all {self._config.max_sessions} sessions are taken")
+        session_id = secrets.token_urlsafe(12)
+        self._sessions[session_id] = _Session()
+        self._metrics.sessions.set(len(self._sessions))
+        return session_id
+
+    async def _build(self, session_id: str, offer: Offer, actor: str) -> str:
+        session = self._sessions[session_id]
+        renderer = await self._actors.take(actor)
+        session.actor = actor
+        talk = TalkSession(
+            renderer.view,
+            self._actors.cast.spec,
+            renderer.initial_state(),
+            _config_for(self._config.session, offer),
+            seed=secrets.randbits(62),
+            now=self._clock(),
+        )
+        conversation = Conversation(session_id, talk, renderer, self._worker, self._metrics, self._clock)
+        session.conversation = conversation
+        session.peer = Peer(
+            conversation,
+            stun=self._config.stun,
+            connect_deadline_s=self._config.connect_deadline_s,
+            on_gone=lambda why: self.close_soon(session_id, why),
+        )
+        answer = await session.peer.answer(offer)
+        conversation.start(on_failure=lambda why: self.close_soon(session_id, why))
+        return str(answer.sdp)
+
+    def close_soon(self, session_id: str, why: str) -> None:
+        """Close a session from a callback."""
+        if session_id in self._sessions:
+            logger.info("session %s ends: %s", session_id, why)
+            task = asyncio.create_task(self._close_now(session_id), name=f"close {session_id}")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self, session_id: str) -> None:
+        """Close a session; raises ``NoSuchSession``."""
+        if session_id not in self._sessions:
+            raise NoSuchSession(f"no session {session_id!r}")
+        await self._close_now(session_id)
+
+    async def _close_now(self, session_id: str) -> None:
+        """Idempotent. The place is free at once; what the parts still do ends within seconds."""
+        session = self._sessions.pop(session_id, None)
+        self._metrics.sessions.set(len(self._sessions))
+        if session is None:
+            return
+        if session.conversation is not None:
+            await session.conversation.close()
+        if session.peer is not None:
+            await session.peer.close()
+        if session.actor is not None:
+            self._actors.give_back(session.actor)
+
+    async def shut_down(self, deadline_s: float) -> None:
+        """Refuse new sessions and close all within the deadline; idempotent."""
+        self._shut = True
+        for session_id in tuple(self._sessions):
+            self.close_soon(session_id, "the server is shutting down")
+        if self._closing:
+            _, late = await asyncio.wait(self._closing, timeout=deadline_s)
+            for task in late:
+                task.cancel()
+                logger.warning("%s did not end in time", task.get_name())
+
+
+def _config_for(config: SessionConfig, offer: Offer) -> SessionConfig:
+    """The server's settings with the offer's hop and lookahead; raises ``BadInput``."""
+    hop = config.hop_frames if offer.hop is None else offer.hop
+    lookahead = config.lookahead_frames if offer.lookahead is None else offer.lookahead
+    return dataclasses.replace(config, hop_frames=hop, lookahead_frames=lookahead)

@@ -1,0 +1,168 @@
+"""The device worker: fair, urgent first, failures stay where they happen, idle work last."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from mytalk.errors import SessionClosed
+from mytalk.types import PictureJob, PictureResult
+from server.worker import Worker
+
+
+class Asker:
+    """A customer with a number of jobs to do."""
+
+    def __init__(
+        self, log: list[str], name: str, jobs: int, due: float = 0.0, error: Exception | None = None
+    ):
+        self.log, self.name, self.jobs, self.due, self.error = log, name, jobs, due, error
+        self.done: list[Any] = []
+        self.failed: list[Exception] = []
+        self.in_flight = 0
+        self.thread: int | None = None
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def next_due(self) -> float:
+        return self.due
+
+    def next_job(self) -> PictureJob | None:
+        assert self.in_flight == 0
+        if self.jobs == 0:
+            return None
+        self.jobs -= 1
+        self.in_flight += 1
+        return PictureJob(0, ())
+
+    def execute(self, job: PictureJob) -> PictureResult:
+        self.thread = threading.get_ident()
+        self.hold.wait(5)
+        self.log.append(self.name)
+        if self.error is not None:
+            raise self.error
+        return PictureResult(())
+
+    def complete(self, job: PictureJob, result: PictureResult, now: float) -> None:
+        self.in_flight -= 1
+        self.done.append(result)
+
+    def fail(self, job: PictureJob, error: Exception, now: float) -> None:
+        self.in_flight -= 1
+        self.failed.append(error)
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[Worker]:
+    worker = Worker(time.monotonic)
+    yield worker
+    await worker.close()
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_sessions_take_turns_the_urgent_one_first(worker: Worker) -> None:
+    log: list[str] = []
+    late, soon = Asker(log, "late", 3, due=2.0), Asker(log, "soon", 3, due=1.0)
+    worker.add(late)
+    worker.add(soon)
+    worker.start()
+    await until(lambda: len(log) == 6)
+    assert log == ["soon", "late"] * 3
+    assert soon.thread == late.thread != threading.get_ident()
+
+
+async def test_a_failure_reaches_its_own_session_only(worker: Worker) -> None:
+    log: list[str] = []
+    bad, good = Asker(log, "bad", 2, error=ValueError("broken")), Asker(log, "good", 2)
+    worker.add(bad)
+    worker.add(good)
+    worker.start()
+    await until(lambda: len(log) == 4 and len(good.done) == 2 and len(bad.failed) == 2)
+    assert not good.failed
+    assert not bad.done
+
+
+async def test_the_result_for_a_session_that_left_is_dropped(worker: Worker) -> None:
+    log: list[str] = []
+    leaver = Asker(log, "leaver", 1)
+    leaver.hold.clear()
+    worker.add(leaver)
+    worker.start()
+    await until(lambda: leaver.in_flight)
+    worker.remove(leaver)
+    worker.remove(leaver)
+    leaver.hold.set()
+    await until(lambda: log)
+    other = Asker(log, "other", 1)
+    worker.add(other)
+    await until(lambda: other.done)
+    assert leaver.in_flight == 1
+
+
+async def test_a_closed_session_is_forgotten(worker: Worker) -> None:
+    class Closed(Asker):
+        def next_job(self) -> PictureJob | None:
+            raise SessionClosed("closed")
+
+    log: list[str] = []
+    worker.add(Closed(log, "closed", 1))
+    other = Asker(log, "other", 1)
+    worker.add(other)
+    worker.start()
+    await until(lambda: other.done)
+
+
+async def test_idle_work_waits_for_jobs_and_ends(worker: Worker) -> None:
+    log: list[str] = []
+    pieces = [2]
+
+    def piece() -> bool:
+        log.append("idle")
+        pieces[0] -= 1
+        return pieces[0] > 0
+
+    asker = Asker(log, "job", 3)
+    worker.add(asker)
+    worker.add_idle_work(piece)
+    worker.start()
+    await until(lambda: len(log) == 5)
+    assert log == ["job"] * 3 + ["idle"] * 2
+
+
+async def test_idle_work_that_fails_is_given_up(worker: Worker) -> None:
+    log: list[str] = []
+
+    def piece() -> bool:
+        raise ValueError("broken")
+
+    worker.add_idle_work(piece)
+    worker.start()
+    await asyncio.sleep(0.02)
+    asker = Asker(log, "job", 1)
+    worker.add(asker)
+    await until(lambda: asker.done)
+
+
+async def test_call_runs_on_the_device_thread(worker: Worker) -> None:
+    log: list[str] = []
+    asker = Asker(log, "job", 1)
+    worker.add(asker)
+    worker.start()
+    await until(lambda: asker.done)
+    assert await worker.call(threading.get_ident) == asker.thread
+
+
+async def test_close_is_idempotent_and_needs_no_start() -> None:
+    worker = Worker(time.monotonic)
+    await worker.close()
+    await worker.close()
