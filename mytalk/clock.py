@@ -1,4 +1,4 @@
-"""The one clock: video frames, analysis samples and playout samples on the speech timeline (design: one clock)."""
+"""The one clock: video frames, analysis samples and playout samples on the speech timeline."""
 
 
 def exact_div(numerator: int, denominator: int) -> int:

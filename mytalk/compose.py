@@ -69,8 +69,8 @@ def _check_picture(picture: U8, name: str) -> None:
 def crop(frame: U8, matrix: F32) -> U8:
     """Cut the face crop uint8 [256, 256, 3] out of a frame uint8 [H, W, 3]; beyond the frame it is black.
 
-    matrix: float32 [2, 3], crop pixel → frame pixel (``landmarks.normalise.crop_matrices``). Where the frame is
-    finer than the crop it is sampled more densely and averaged, so that detail does not alias.
+    matrix: float32 [2, 3], crop pixel → frame pixel (``landmarks.normalise.crop_matrices``). Where the frame
+    is finer than the crop it is sampled more densely and averaged, so that detail does not alias.
     """
     _check_picture(frame, "frame")
     density = max(1, min(8, int(np.ceil(float(np.hypot(matrix[0, 0], matrix[1, 0])) - 0.1))))
@@ -83,7 +83,7 @@ def crop(frame: U8, matrix: F32) -> U8:
 
 
 def paste(frame: U8, rendered: U8, matrix: F32) -> U8:
-    """A copy of ``frame`` uint8 [H, W, 3] with the rendered crop uint8 [256, 256, 3] blended in under the mask.
+    """A copy of ``frame`` uint8 [H, W, 3], the rendered crop uint8 [256, 256, 3] blended in under the mask.
 
     Pixels outside the mask are the frame's own, exactly.
     """

@@ -30,12 +30,12 @@ def mel_context(log_mel: F32, offset: int, first_frame: int, spec: EngineSpec) -
 
 
 def analysis_samples_needed(end_frame: int, spec: EngineSpec) -> int:
-    """16 kHz samples of the utterance that tokens up to (not including) ``end_frame`` need, right context included."""
+    """16 kHz samples of the utterance that tokens before ``end_frame`` need, right context included."""
     return end_frame * ANALYSIS_SAMPLES_PER_FRAME + spec.mel_right * HOP
 
 
 def hop_noise(seed: int, utterance: int, first_frame: int, count: int, channels: int) -> F32:
-    """Standard normal noise float32 [count, channels], a function of (seed, utterance, frame) alone (design 4)."""
+    """Standard normal noise float32 [count, channels], a function of (seed, utterance, frame) alone."""
     rows = []
     for frame in range(first_frame, first_frame + count):
         key = np.array([seed & 0xFFFFFFFFFFFFFFFF, (utterance << 32 | frame) & 0xFFFFFFFFFFFFFFFF], np.uint64)

@@ -43,7 +43,7 @@ def _window() -> F32:
 
 @dataclass(frozen=True, slots=True)
 class LogMelState:
-    """Samples that later frames still need: float32 [240 .. 399]; starts as 240 zeros before the first sample."""
+    """Samples that later frames still need: float32 [240 .. 399]; 240 zeros before the first sample."""
 
     tail: F32
 

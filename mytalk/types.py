@@ -60,7 +60,11 @@ class MotionJob:
 
 @dataclass(frozen=True, slots=True)
 class MotionResult:
-    """displacement: float32 [hop, Kc, 3] canonical units (inter-ocular distance 1) from the rest face; state: memory after."""
+    """What a motion job gives.
+
+    displacement: float32 [hop, Kc, 3] from the rest face, canonical units (inter-ocular distance 1).
+    state: memory after the hop.
+    """
 
     displacement: F32
     state: MotionState

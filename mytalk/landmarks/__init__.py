@@ -1,0 +1,1 @@
+"""Facial landmarks: layout data, pose normalisation, drawing, detection from video."""

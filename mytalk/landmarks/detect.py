@@ -47,9 +47,7 @@ def _face_mesh(max_faces: int) -> Any:
     )
 
 
-def detect_faces(
-    pictures: Iterable[npt.NDArray[np.uint8]], *, max_faces: int = 1
-) -> Iterator[list[Face]]:
+def detect_faces(pictures: Iterable[npt.NDArray[np.uint8]], *, max_faces: int = 1) -> Iterator[list[Face]]:
     """Faces of every picture of one clip, in order; tracks from picture to picture.
 
     pictures: uint8 RGB [H, W, 3], all of one clip. Yields a list per picture, largest face first,
@@ -65,8 +63,7 @@ def detect_faces(
             found = mesh.process(picture).multi_face_landmarks or []
             scale = np.array([width, height, width], np.float32)
             faces = [
-                Face(np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * scale)
-                for face in found
+                Face(np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * scale) for face in found
             ]
             yield sorted(faces, key=lambda face: (face.box[0] - face.box[2]) * (face.box[3] - face.box[1]))
     finally:

@@ -22,13 +22,13 @@ GAIN = 1.8  # before saturation; makes a line's core ~0.9 at the nominal spacing
 
 @cache
 def _samplers(layout: Layout) -> tuple[F32, ...]:
-    """Per channel, float32 [M, points]: rows that interpolate the samples of its contours from the landmarks."""
+    """Per channel, float32 [M, points]: rows that make the samples of its contours from the landmarks."""
     rows: list[list[F32]] = [[] for _ in range(CHANNELS)]
     for contour in layout.contours:
         ends = contour.points[1:] + (contour.points[:1] if contour.closed else ())
         for a, b in zip(contour.points, ends, strict=False):
-            length_px = float(np.linalg.norm(layout.template[a, :2] - layout.template[b, :2])) * CROP / CROP_SIDE
-            steps = max(1, round(length_px / SPACING_PX))
+            length = float(np.linalg.norm(layout.template[a, :2] - layout.template[b, :2]))
+            steps = max(1, round(length * CROP / CROP_SIDE / SPACING_PX))
             for step in range(steps):
                 row = np.zeros(layout.points, np.float32)
                 row[a], row[b] = 1 - step / steps, step / steps
@@ -47,4 +47,5 @@ def draw_landmarks(points: F32, layout: Layout) -> F32:
         samples = sampler @ points[:, :2]
         profiles = np.exp(-0.5 * np.square((centres - samples[:, :, None]) / SIGMA_PX)).astype(np.float32)
         image[channel] = profiles[:, 1].T @ profiles[:, 0]
-    return (1.0 - np.exp(-GAIN * image)).astype(np.float32)
+    drawn: F32 = (1.0 - np.exp(-GAIN * image)).astype(np.float32)
+    return drawn

@@ -18,7 +18,7 @@ LAYOUTS = ("mediapipe478",)
 
 @dataclass(frozen=True, slots=True)
 class Contour:
-    """A line drawn into the landmark image: point indices in order, and the image channel (0..2) it goes to."""
+    """A line of the landmark image: point indices in order, and the image channel (0..2) it goes to."""
 
     name: str
     channel: int
@@ -30,8 +30,9 @@ class Contour:
 class Layout:
     """Index sets over the layout's points.
 
-    compact: int32 [Kc] lower-face points that the motion model generates (paper 0.B.1.1). upper: int32 [Ku] points
-    given to it as prefix. rigid: int32 [R] points that neither speech nor expression moves. lips: int32.
+    compact: int32 [Kc] lower-face points that the motion model generates (paper 0.B.1.1).
+    upper: int32 [Ku] points given to it as prefix.
+    rigid: int32 [R] points that neither speech nor expression moves. lips: int32.
     mouth_gap: int32 [2, n] pairs above and below the gap between the inner lips.
     template: float32 [points, 3] mean face in the canonical frame.
     """

@@ -1,4 +1,4 @@
-"""Rigid pose of a face from its upper part, and the canonical frame in which only speech moves the lower face.
+"""Rigid pose of a face from its upper part; the canonical frame, in which speech alone moves the lower face.
 
 Canonical frame: 3-D, origin between the eyes, unit = distance between the eye centres, x right in the
 picture, y down, z away from the camera. The pose is fitted to points that speech does not move
@@ -8,6 +8,7 @@ picture, y down, z away from the camera. The pose is fitted to points that speec
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from mytalk.errors import BadInput
 from mytalk.landmarks.layout import Layout
 from mytalk.types import F32
 
+Real = npt.NDArray[np.floating[Any]]  # float64 where the fit needs it
 CROP = 256  # pixels of the square appearance crop
 CROP_SIDE = 2.4  # canonical units that the crop shows
 CROP_CENTRE = (0.0, 1.0, -0.2)  # canonical point at the crop's centre: below the nose, on the face's surface
@@ -25,7 +27,8 @@ CROP_CENTRE = (0.0, 1.0, -0.2)  # canonical point at the crop's centre: below th
 class Poses:
     """Similarity poses of F frames: pixel = scale · rotation @ canonical + translation.
 
-    scale: float32 [F], pixels per canonical unit. rotation: float32 [F, 3, 3]. translation: float32 [F, 3], pixels.
+    scale: float32 [F], pixels per canonical unit. rotation: float32 [F, 3, 3].
+    translation: float32 [F, 3], pixels.
     """
 
     scale: F32
@@ -41,7 +44,7 @@ class Poses:
         return Poses(self.scale[index], self.rotation[index], self.translation[index])
 
 
-def _umeyama(source: F32, targets: F32) -> Poses:
+def _umeyama(source: Real, targets: Real) -> Poses:
     """Least-squares similarity that takes source [R, 3] to each of targets [F, R, 3]."""
     source_mean, target_mean = source.mean(axis=0), targets.mean(axis=1)
     centred = source - source_mean
@@ -77,16 +80,15 @@ def fit_poses(points: F32, layout: Layout, iterations: int = 3) -> Poses:
     return poses
 
 
-def _apply(canonical: F32, poses: Poses) -> F32:
-    return (
-        poses.scale[:, None, None] * np.einsum("fij,fpj->fpi", poses.rotation, canonical)
-        + poses.translation[:, None]
-    )
+def _apply(canonical: Real, poses: Poses) -> Real:
+    turned: Real = np.einsum("fij,fpj->fpi", poses.rotation, canonical)
+    return poses.scale[:, None, None] * turned + poses.translation[:, None]
 
 
-def _apply_inverse(points: F32, poses: Poses) -> F32:
+def _apply_inverse(points: Real, poses: Poses) -> Real:
     moved = (points - poses.translation[:, None]) / poses.scale[:, None, None]
-    return np.einsum("fji,fpj->fpi", poses.rotation, moved)
+    turned_back: Real = np.einsum("fji,fpj->fpi", poses.rotation, moved)
+    return turned_back
 
 
 def to_canonical(points: F32, poses: Poses) -> F32:
@@ -112,7 +114,7 @@ def _smooth(values: F32, sigma_frames: float) -> F32:
 
 
 def smooth_poses(poses: Poses, sigma_frames: float = 1.0) -> Poses:
-    """Poses smoothed over time (offline, zero lag); rotations are averaged and projected back to rotations."""
+    """Poses smoothed over time (offline, zero lag); averaged rotations are projected back to rotations."""
     u, _, vt = np.linalg.svd(_smooth(poses.rotation, sigma_frames))
     return Poses(
         np.exp(_smooth(np.log(poses.scale), sigma_frames)),
@@ -124,18 +126,21 @@ def smooth_poses(poses: Poses, sigma_frames: float = 1.0) -> Poses:
 def mouth_opening(canonical: F32, layout: Layout) -> F32:
     """Inner-lip gap in canonical units: float32 [F] from canonical [F, 478, 3]."""
     top, bottom = layout.mouth_gap
-    return np.linalg.norm(canonical[:, bottom] - canonical[:, top], axis=-1).mean(axis=-1).astype(np.float32)
+    gaps: Real = np.linalg.norm(canonical[:, bottom] - canonical[:, top], axis=-1)
+    opening: F32 = gaps.mean(axis=-1).astype(np.float32)
+    return opening
 
 
 def rest_face(canonical: F32, layout: Layout, share: float = 0.15) -> F32:
     """Closed-mouth rest face float32 [478, 3]: the mean of the most closed ``share`` of the frames."""
     opening = mouth_opening(canonical, layout)
     count = max(1, int(len(opening) * share))
-    return canonical[np.argsort(opening, kind="stable")[:count]].mean(axis=0).astype(np.float32)
+    rest: F32 = canonical[np.argsort(opening, kind="stable")[:count]].mean(axis=0).astype(np.float32)
+    return rest
 
 
 def upper_displacement(canonical: F32, rest: F32, layout: Layout) -> F32:
-    """Upper-face motion float32 [F, U] (x and y of ``layout.upper``, canonical units) away from the rest face."""
+    """Upper-face motion from the rest face: float32 [F, U], x and y of ``layout.upper``, canonical units."""
     moved = canonical[:, layout.upper, :2] - rest[layout.upper, :2]
     return moved.reshape(len(canonical), -1).astype(np.float32)
 
@@ -143,7 +148,7 @@ def upper_displacement(canonical: F32, rest: F32, layout: Layout) -> F32:
 def crop_matrices(poses: Poses) -> F32:
     """Affine maps from crop pixels (x, y, centres at +0.5) to frame pixels, float32 [F, 2, 3].
 
-    The crop is an upright square of ``CROP_SIDE`` canonical units around ``CROP_CENTRE``, turned with the head's roll.
+    The crop is a square of ``CROP_SIDE`` canonical units around ``CROP_CENTRE``, turned with the head's roll.
     """
     centre = _apply(np.broadcast_to(np.array(CROP_CENTRE, np.float32), (len(poses), 1, 3)), poses)[:, 0, :2]
     # Roll: direction of the face's x axis in the picture, so that yaw and pitch do not turn the crop.
