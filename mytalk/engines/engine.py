@@ -53,10 +53,10 @@ class Engine(Protocol):
         """Appearance latents of an actor's crops (paper 3.4.1–3.4.2), once per actor and weights.
 
         references: uint8 [3, 256, 256, 3] lip reference crops; faces: uint8 [N, 256, 256, 3] crops of the clip
-        (the engine masks both itself). Returns float16 or float32 [N, Ca, 64, 64].
+        (the engine masks both itself). Returns float16 or float32 [N, Ca, 40, 44] (size `tiny`: the window of the crop that holds the mask).
         """
         ...
 
     def decode(self, landmark_images: F32, latents: F32) -> U8:
-        """Landmark images float32 [B, 3, 256, 256] in 0..1 and latents [B, Ca, 64, 64] → uint8 RGB crops [B, 256, 256, 3]."""
+        """Landmark images float32 [B, 3, 256, 256] in 0..1 and latents as ``encode_appearance`` gave → uint8 RGB crops [B, 256, 256, 3]."""
         ...

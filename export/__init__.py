@@ -1,0 +1,1 @@
+"""Trained PyTorch models → bundles that the engines serve."""
