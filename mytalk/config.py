@@ -1,0 +1,105 @@
+"""Settings of a talking session: frozen, documented, unknown keys and bad ranges are errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from mytalk.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """How a ``TalkSession`` trades delay against smoothness; frames are 40 ms.
+
+    hop_frames: frames that one motion job finishes; lookahead_frames: provisional frames after them.
+    live_delay_s: a live microphone's sample leaves this long after it came in (raised to what hop and
+        lookahead need, where it is less).
+    live_slack_s: backlog above the delay from which quiet pieces of live speech are dropped to win it back.
+    live_backlog_s: backlog from which live speech is dropped even where it is loud.
+    quiet_peak: largest absolute sample (0..1) of a 10 ms piece that counts as quiet.
+    pushed_start_s: shortest time from the moment that pushed speech can be planned to its first slice.
+    start_wait_s: longest that a start waits for its first pictures before the voice starts without them.
+    push_buffer_s: most unplayed speech a session holds; a push beyond it is refused (``Overloaded``).
+    push_stall_s: pushed speech that has run dry for so long gives way to a live microphone.
+    max_utterances: most utterances that may be queued, the current one included.
+    tail_frames: silence appended to an utterance so that the mouth closes by itself.
+    close_frames: length of the forced closing, at the end of the tail and after an interrupt.
+    hold_frames: how long a starved utterance keeps its last picture before the mouth closes.
+    known_frames: displacements already shown that the first motion job of an utterance continues from.
+    ahead_frames: pictures of future frames that may be computed ahead of the playing one.
+    max_behind_frames: motion further than this behind the playing frame skips ahead to it.
+    max_burst_slots: most slots that one call of ``slices_due`` makes up for; a longer stall moves the clock.
+    """
+
+    hop_frames: int = 2
+    lookahead_frames: int = 2
+    live_delay_s: float = 0.28
+    live_slack_s: float = 0.08
+    live_backlog_s: float = 1.0
+    quiet_peak: float = 0.01
+    pushed_start_s: float = 0.12
+    start_wait_s: float = 1.0
+    push_buffer_s: float = 120.0
+    push_stall_s: float = 1.0
+    max_utterances: int = 16
+    tail_frames: int = 8
+    close_frames: int = 4
+    hold_frames: int = 3
+    known_frames: int = 4
+    ahead_frames: int = 12
+    max_behind_frames: int = 25
+    max_burst_slots: int = 5
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        for field in fields(self):
+            low, high = _RANGES[field.name]
+            value: object = getattr(self, field.name)
+            _check_number(field.name, value, low, high, whole=field.type == "int")
+        if self.tail_frames < self.close_frames:
+            raise BadInput("tail_frames must not be less than close_frames", "bad_config")
+        if self.ahead_frames < 2 * self.hop_frames:
+            raise BadInput("ahead_frames must be at least twice hop_frames", "bad_config")
+        if self.live_backlog_s < self.live_delay_s + self.live_slack_s:
+            raise BadInput("live_backlog_s must be at least live_delay_s + live_slack_s", "bad_config")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, object]) -> SessionConfig:
+        """Settings from a parsed table (TOML, JSON); what is not named keeps its default."""
+        unknown = sorted(set(values) - set(_RANGES))
+        if unknown:
+            known = ", ".join(sorted(_RANGES))
+            raise BadInput(f"unknown session setting {unknown[0]!r}; known are {known}", "bad_config")
+        return cls(**values)  # type: ignore[arg-type]  # every value is checked in __post_init__
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "hop_frames": (1, 250),
+    "lookahead_frames": (0, 250),
+    "live_delay_s": (0.04, 5.0),
+    "live_slack_s": (0.02, 5.0),
+    "live_backlog_s": (0.1, 30.0),
+    "quiet_peak": (0.0, 1.0),
+    "pushed_start_s": (0.0, 5.0),
+    "start_wait_s": (0.0, 30.0),
+    "push_buffer_s": (1.0, 3600.0),
+    "push_stall_s": (0.0, 60.0),
+    "max_utterances": (1, 1000),
+    "tail_frames": (1, 250),
+    "close_frames": (1, 5),  # at most 200 ms: an interrupted mouth must not go on talking
+    "hold_frames": (0, 250),
+    "known_frames": (0, 240),
+    "ahead_frames": (2, 1000),
+    "max_behind_frames": (1, 1000),
+    "max_burst_slots": (1, 250),
+}
+
+
+def _check_number(name: str, value: object, low: float, high: float, *, whole: bool) -> None:
+    allowed = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        kind = "a whole number" if whole else "a number"
+        raise BadInput(f"{name} must be {kind}, not {value!r}", "bad_config")
+    if not low <= value <= high:
+        raise BadInput(f"{name} must be in {low:g}..{high:g}, not {value!r}", "bad_config")

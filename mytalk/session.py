@@ -1,0 +1,462 @@
+"""``TalkSession``: decides what to compute and which slice is due; it does no I/O and reads no clock.
+
+A shell feeds it speech, runs the jobs it asks for (one at a time) and takes the slices that fall due:
+
+    receive_speech / end_of_speech / interrupt → next_job → complete or fail → slices_due
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from mytalk.clock import FRAME_S, PLAYOUT_SAMPLES_PER_FRAME
+from mytalk.config import SessionConfig
+from mytalk.engines.engine import EngineSpec
+from mytalk.errors import BadInput, SessionClosed
+from mytalk.resample import check_rate
+from mytalk.session_intake import Moment, SpeechQueue
+from mytalk.session_plan import Anchor, Closing, ReadyPicture, Utterance
+from mytalk.session_report import Counters, EventKind, SessionEvent, SessionStats
+from mytalk.session_state import TRANSITIONS, Change, State
+from mytalk.types import (
+    F32,
+    I16,
+    ActorView,
+    AvSlice,
+    Job,
+    JobResult,
+    MotionJob,
+    MotionResult,
+    MotionState,
+    PictureJob,
+    PictureResult,
+)
+
+MAX_EVENTS = 256  # undrained events beyond it: the oldest are dropped and counted
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """The job that is being run: motion of an utterance, or pictures of some frames of an owner."""
+
+    job: Job
+    owner: Utterance | Closing
+    frames: tuple[int, ...]
+
+
+class TalkSession:
+    """One actor who idles, and speaks what comes in; see the module docstring for the order of calls.
+
+    Not thread-safe. ``now`` is monotonic seconds, never less than in the call before. Slot k leaves at
+    construction time + k · 40 ms.
+    """
+
+    def __init__(
+        self,
+        actor: ActorView,
+        spec: EngineSpec,
+        initial_state: MotionState,
+        config: SessionConfig,
+        *,
+        seed: int,
+        now: float,
+    ) -> None:
+        """``initial_state`` is the engine's memory with nothing known; ``seed`` fixes the diffusion noise."""
+        tokens = config.hop_frames + config.lookahead_frames
+        if tokens > spec.tokens or config.known_frames > spec.tokens:
+            raise BadInput(
+                f"hop + lookahead ({tokens}) and known_frames ({config.known_frames}) must not exceed"
+                f" the engine's {spec.tokens} tokens",
+                "bad_config",
+            )
+        self._actor, self._spec, self._config, self._seed = actor, spec, config, seed
+        self._initial_state = initial_state
+        self._state = State.IDLE
+        self._origin = now  # due time of slot 0; a long stall moves it
+        self._now = now
+        self._slot = 0
+        self._position = 0
+        self._generation = 0
+        self._queue = SpeechQueue(config, spec, self._make_utterance)
+        self._closing: Closing | None = None
+        self._flight: _Flight | None = None
+        self._shown: ReadyPicture | None = None  # the talking picture on show; None: the idle face
+        self._late_run = 0
+        self._starved_slots = 0
+        self._events: deque[SessionEvent] = deque()
+        self._count = Counters()
+        self._slack: deque[float] = deque(maxlen=250)
+
+    # -- speech comes in -------------------------------------------------------------------------------
+
+    def receive_speech(self, samples: I16, rate_hz: int, *, now: float, live: bool) -> None:
+        """Take mono PCM, int16 [n] at ``rate_hz``; it continues the open utterance or begins a new one.
+
+        ``live``: it comes in as it is spoken (a microphone); otherwise it may run ahead of real time.
+        Pushed speech ends live speech; while pushed speech is here, live speech is dropped and counted.
+        Raises ``BadInput``, ``Overloaded`` (nothing was taken) or ``SessionClosed``.
+        """
+        if self._state is State.CLOSED:
+            raise SessionClosed("the session is closed")
+        check_rate(rate_hz)
+        if samples.ndim != 1 or samples.dtype != np.int16:
+            raise BadInput(f"speech must be int16 [n], not {samples.dtype} {list(samples.shape)}", "bad_pcm")
+        self._now = now
+        if len(samples) == 0:
+            return
+        receive = self._queue.receive_live if live else self._queue.receive_pushed
+        receive(samples, rate_hz, self._moment())
+        if self._state is State.IDLE and self._queue.current is not None:
+            self._move(Change.QUEUED)
+
+    def _make_utterance(self, number: int, rate_hz: int, live: bool, now: float) -> Utterance:
+        return Utterance(
+            number,
+            rate_hz,
+            live=live,
+            now=now,
+            actor=self._actor,
+            spec=self._spec,
+            initial_state=self._initial_state,
+            config=self._config,
+        )
+
+    def _moment(self) -> Moment:
+        return Moment(
+            self._now,
+            self.next_due(),
+            self._state is State.SPEAKING,
+            self._state is State.BUFFERING and self._shown is not None,
+        )
+
+    def end_of_speech(self, now: float) -> None:
+        """The open utterance is complete; what is here is played to its end. Does nothing if none is open."""
+        self._now = now
+        self._queue.end(self._moment())
+
+    def interrupt(self, now: float) -> int:
+        """Stop speaking: everything pending is dropped at once and the mouth closes.
+
+        Returns how many 48 kHz samples of the current utterance have been played.
+        """
+        self._now = now
+        if self._state is State.CLOSED:
+            return 0
+        current = self._queue.current
+        played = 0 if current is None else current.played_samples
+        self._tell("interrupted", samples=played)
+        self._generation += 1
+        self._queue.clear()
+        self._close_mouth()
+        return played
+
+    def close(self) -> None:
+        """Let go of everything; idempotent. Nothing comes out afterwards."""
+        if self._state is not State.CLOSED:
+            self._move(Change.CLOSE)
+            self._generation += 1
+            self._queue.clear()
+            self._closing = self._flight = self._shown = None
+
+    # -- what to compute -------------------------------------------------------------------------------
+
+    def next_job(self) -> Job | None:
+        """The next job to run, or None: nothing to do, or one is in flight already."""
+        if self._flight is not None or self._state is State.CLOSED:
+            return None
+        self._flight = self._closing_flight() or self._speech_flight()
+        return None if self._flight is None else self._flight.job
+
+    def _closing_flight(self) -> _Flight | None:
+        return None if self._closing is None else self._picture_flight(self._closing)
+
+    def _picture_flight(self, owner: Utterance | Closing) -> _Flight | None:
+        frames = owner.track.next_wanted(self._config.hop_frames)
+        if not frames:
+            return None
+        return _Flight(PictureJob(self._generation, owner.track.shows(frames)), owner, frames)
+
+    def _speech_flight(self) -> _Flight | None:
+        """The job that is due soonest: pictures before motion, the current utterance before queued ones."""
+        ahead = sum(utterance.pending_frames for utterance in self._queue.utterances)
+        previous: Utterance | None = None
+        for utterance in self._queue.utterances:
+            if utterance.anchor is None:
+                if utterance.start_at is None:
+                    return None
+                self._set_anchor(utterance, previous)
+            flight = self._picture_flight(utterance)
+            if flight is not None:
+                return flight
+            skipped = utterance.skip_motion()
+            if skipped:
+                self._count.skipped_frames += skipped
+                self._tell("skipped", detail=f"motion was behind and skipped {skipped} frames")
+            if not utterance.all_planned:
+                fits = ahead + self._config.hop_frames <= self._config.ahead_frames
+                if not fits or not utterance.can_plan(utterance.next_motion):
+                    return None
+                job = utterance.motion_job(self._generation, self._seed)
+                return _Flight(job, utterance, ())
+            previous = utterance
+        return None
+
+    def _set_anchor(self, utterance: Utterance, previous: Utterance | None) -> None:
+        """Fix the play positions of an utterance from its next frame on, so that it can be rendered ahead."""
+        assert utterance.start_at is not None
+        history: list[F32] = []
+        free_slot, position = self._slot, self._position
+        if previous is not None:
+            assert previous.total_frames is not None
+            free_slot += previous.total_frames - previous.next_play
+            position, history = previous.position_of(previous.total_frames), list(previous.history)
+        elif self._closing is not None:
+            free_slot += self._closing.remaining
+            position, history = position + self._closing.remaining, self._closing.history
+        wanted = (utterance.start_at - self._origin) / FRAME_S
+        # A live delay is a target, so it is rounded to the nearest slot; a shortest time is rounded up.
+        slot = max(free_slot, round(wanted) if utterance.live else math.ceil(wanted - 1e-6))
+        if previous is None and self._closing is None and self._shown is not None:
+            # It was starved for a moment and its last picture is held: the clip goes on from there.
+            utterance.anchor = Anchor(utterance.next_play, slot, position)
+            return
+        utterance.anchor = Anchor(utterance.next_play, slot, position + slot - free_slot)
+        utterance.restart_motion(history if slot == free_slot else [])
+
+    def complete(self, job: Job, result: JobResult, now: float) -> None:
+        """Take the result of the job in flight; results of an older generation are dropped."""
+        flight = self._land(job, now)
+        if flight is None:
+            return
+        if isinstance(job, MotionJob) and isinstance(flight.owner, Utterance):
+            expected = (job.hop, self._spec.compact, 3)
+            if not isinstance(result, MotionResult) or result.displacement.shape != expected:
+                self._failed(flight, f"the motion result is not {list(expected)}")
+            else:
+                flight.owner.motion_done(result)
+        elif not isinstance(result, PictureResult) or len(result.pictures) != len(flight.frames):
+            self._failed(flight, f"the picture result does not hold {len(flight.frames)} pictures")
+        else:
+            flight.owner.track.done(flight.frames, result.pictures, now)
+
+    def fail(self, job: Job, error: Exception, now: float) -> None:
+        """The job in flight failed: its frames repeat the previous picture and the session goes on."""
+        flight = self._land(job, now)
+        if flight is not None:
+            self._failed(flight, f"{type(error).__name__}: {error}")
+
+    def _land(self, job: Job, now: float) -> _Flight | None:
+        """End the flight of a job; None if its result must not be used."""
+        if self._state is State.CLOSED:
+            return None
+        self._now = now
+        flight = self._flight
+        if flight is None or flight.job is not job:
+            raise ValueError("this job is not in flight")
+        self._flight = None
+        return flight if job.generation == self._generation else None
+
+    def _failed(self, flight: _Flight, detail: str) -> None:
+        self._count.failed_jobs += 1
+        if isinstance(flight.job, MotionJob) and isinstance(flight.owner, Utterance):
+            flight.owner.motion_failed()
+        else:
+            flight.owner.track.broke(flight.frames)
+        self._tell("job_failed", detail=detail)
+
+    # -- slices go out ---------------------------------------------------------------------------------
+
+    def next_due(self) -> float:
+        """When the next slice leaves (monotonic seconds)."""
+        return self._origin + self._slot * FRAME_S
+
+    def slices_due(self, now: float) -> list[AvSlice]:
+        """The slices that are due by now, oldest first; a stall beyond the catch-up bound moves the clock."""
+        self._now = now
+        if self._state is State.CLOSED:
+            return []
+        behind = math.floor((now - self.next_due()) / FRAME_S) + 1
+        if behind > self._config.max_burst_slots:
+            moved = (behind - self._config.max_burst_slots) * FRAME_S
+            self._origin += moved
+            self._count.stalled_s += moved
+        slices: list[AvSlice] = []
+        while self.next_due() <= now:
+            slices.append(self._next_slice())
+            self._slot += 1
+            self._count.slices += 1
+        return slices
+
+    def _next_slice(self) -> AvSlice:
+        current = self._queue.current
+        if self._state is State.SPEAKING and current is not None and not current.can_plan(current.next_play):
+            self._starve(current)
+        if self._state is State.BUFFERING and current is not None:
+            self._leave_buffering(current)
+        if self._state in {State.SPEAKING, State.ENDING} and current is not None:
+            return self._talking_slice(current)
+        if self._state is State.CLOSING_MOUTH and self._closing is not None:
+            return self._closing_slice(self._closing)
+        return self._resting_slice(current)
+
+    def _starve(self, current: Utterance) -> None:
+        """The next speech is not here: playout pauses and is anchored anew when it comes."""
+        current.anchor = current.start_at = None
+        self._starved_slots = 0
+        self._move(Change.STARVED)
+        self._tell("starved", samples=current.played_samples)
+
+    def _leave_buffering(self, current: Utterance) -> None:
+        """Start (or resume) the current utterance if it is time, or close the mouth if it stays away."""
+        if current.anchor is None:
+            self._starved_slots += 1
+            away = current.start_at is None and self._starved_slots > self._config.hold_frames
+            if self._shown is not None and away:
+                self._close_mouth()
+            return
+        waited_s = (self._slot - current.anchor.slot) * FRAME_S
+        reached = waited_s >= 0 and self._position >= current.anchor.position
+        if reached and (current.first_pictures_settled() or waited_s >= self._config.start_wait_s):
+            self._tell("resumed" if current.started else "speech_started", samples=current.played_samples)
+            current.started = True
+            self._move(Change.STARTED)
+
+    def _talking_slice(self, current: Utterance) -> AvSlice:
+        frame = current.next_play
+        samples = current.speech.frame_samples(frame)
+        before = current.played_samples
+        ready = current.track.take(frame)
+        slack_s = self._show(ready)
+        self._slack.append(slack_s)
+        made = self._slice(samples, frame * PLAYOUT_SAMPLES_PER_FRAME, late=ready is None, slack_s=slack_s)
+        self._position += 1
+        current.next_play += 1
+        current.speech.forget_played(current.next_play)
+        self._count.talking += 1
+        self._count.played_samples += current.played_samples - before
+        if self._state is State.SPEAKING and current.speech.ended and current.unplayed_samples == 0:
+            self._move(Change.ALL_SPOKEN)
+            self._tell("speech_ended", samples=current.played_samples)
+        if current.finished:
+            self._queue.utterances.popleft()
+            self._rest()
+        return made
+
+    def _closing_slice(self, closing: Closing) -> AvSlice:
+        ready = closing.track.take(closing.next_play)
+        slack_s = self._show(ready)
+        made = self._slice(_silence(), None, late=ready is None, slack_s=slack_s)
+        self._position += 1
+        closing.next_play += 1
+        self._count.closing += 1
+        if closing.remaining == 0:
+            self._rest()
+        return made
+
+    def _resting_slice(self, current: Utterance | None) -> AvSlice:
+        """The idle face; or, where a starved mouth is held or a start waits, the clip stands still."""
+        if self._shown is not None:
+            self._count.held += 1
+            self._count.repeated += 1
+            return self._slice(_silence(), None, late=False, slack_s=None)
+        waits = (
+            current is not None and current.anchor is not None and self._position >= current.anchor.position
+        )
+        if waits:
+            self._count.held += 1
+            position = max(0, self._position - 1)
+        else:
+            self._count.idle += 1
+            position = self._position
+            self._position += 1
+        return self._slice(_silence(), None, late=False, slack_s=None, position=position)
+
+    def _show(self, ready: ReadyPicture | None) -> float:
+        """Put a picture on show, or keep the previous one if it is late; returns the slack in seconds."""
+        if ready is not None:
+            self._shown = ready
+            self._late_run = 0
+            return self.next_due() - ready.ready_at
+        self._late_run += 1
+        self._count.late += 1
+        self._count.repeated += 1
+        return -FRAME_S * self._late_run  # what is shown instead is so much too old
+
+    def _slice(
+        self,
+        samples: I16,
+        speech_sample: int | None,
+        *,
+        late: bool,
+        slack_s: float | None,
+        position: int | None = None,
+    ) -> AvSlice:
+        """The next slice; with no talking picture on show, the idle face at ``position`` (default: now)."""
+        idle_index = self._actor.clip_index(self._position if position is None else position)
+        return AvSlice(
+            slot=self._slot,
+            samples=samples,
+            picture=None if self._shown is None else self._shown.picture,
+            clip_index=idle_index if self._shown is None else self._shown.shows.clip_index,
+            speech_sample=speech_sample,
+            late=late,
+            slack_s=slack_s,
+            generation=self._generation,
+        )
+
+    def _close_mouth(self) -> None:
+        """From whatever is on show to the idle face, smoothly."""
+        displacement: F32 | None = None if self._shown is None else self._shown.shows.displacement
+        if displacement is None:
+            self._rest()
+            return
+        self._closing = Closing(displacement, self._position, self._actor, self._config.close_frames)
+        self._late_run = 0
+        self._move(Change.MOUTH_OPEN)
+
+    def _rest(self) -> None:
+        """The mouth is closed: idle, or on to the utterance that waits."""
+        self._closing = self._shown = None
+        self._late_run = 0
+        if self._state is not State.IDLE:
+            self._move(Change.MOUTH_CLOSED)
+        if self._queue.current is not None:
+            self._move(Change.QUEUED)
+
+    # -- what it tells ---------------------------------------------------------------------------------
+
+    def events(self) -> list[SessionEvent]:
+        """What has happened since the last call."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def stats(self) -> SessionStats:
+        """Counters and the present state."""
+        return self._count.stats(
+            state=self._state.name.lower(),
+            generation=self._generation,
+            dropped_live_s=self._queue.dropped_live_s,
+            buffered_s=self._queue.unplayed_s,
+            live_delay_s=self._queue.live_delay_s,
+            slack_s=tuple(self._slack),
+        )
+
+    def _move(self, change: Change) -> None:
+        self._state = TRANSITIONS[self._state, change]
+
+    def _tell(self, kind: EventKind, *, samples: int = 0, detail: str = "") -> None:
+        if len(self._events) >= MAX_EVENTS:
+            self._events.popleft()
+            self._count.dropped_events += 1
+        current = self._queue.current
+        number = -1 if current is None else current.number
+        self._events.append(SessionEvent(kind, self._slot, number, self._generation, samples, detail))
+
+
+def _silence() -> I16:
+    return np.zeros(PLAYOUT_SAMPLES_PER_FRAME, np.int16)

@@ -1,0 +1,179 @@
+"""Speech on its way in: the bounded queue of utterances, and what keeps a live microphone's delay short."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mytalk.clock import ANALYSIS_RATE, FRAME_S, PLAYOUT_RATE
+from mytalk.config import SessionConfig
+from mytalk.engines.engine import EngineSpec
+from mytalk.errors import BadInput, Overloaded
+from mytalk.motion import analysis_samples_needed
+from mytalk.session_plan import Utterance
+from mytalk.types import I16
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the queue needs to know of playout when speech comes in.
+
+    now, next_due: monotonic seconds. speaking: speech is leaving. holding: a starved mouth is held open.
+    """
+
+    now: float
+    next_due: float
+    speaking: bool
+    holding: bool
+
+
+class SpeechQueue:
+    """Utterances in the order they came; the first one is current, the last one may still be open."""
+
+    def __init__(
+        self, config: SessionConfig, spec: EngineSpec, begin: Callable[[int, int, bool, float], Utterance]
+    ) -> None:
+        """``begin``: makes an utterance from (number, rate in Hz, live, now)."""
+        self.utterances: deque[Utterance] = deque()
+        self.dropped_live_s = 0.0
+        self.live_delay_s: float | None = None  # of the newest live sample
+        self._config = config
+        self._begin_utterance = begin
+        self._seen = 0
+        self._draining = False
+        # What hop and lookahead need before they can start, and one frame for their compute.
+        tokens = config.hop_frames + config.lookahead_frames
+        needed_s = analysis_samples_needed(tokens, spec) / ANALYSIS_RATE + FRAME_S
+        self._target_delay_s = max(config.live_delay_s, needed_s)
+
+    @property
+    def current(self) -> Utterance | None:
+        """The utterance that plays now or next."""
+        return self.utterances[0] if self.utterances else None
+
+    @property
+    def _open(self) -> Utterance | None:
+        last = self.utterances[-1] if self.utterances else None
+        return last if last is not None and not last.speech.ended else None
+
+    @property
+    def unplayed_s(self) -> float:
+        """Speech that has come in and not left."""
+        return sum(utterance.unplayed_samples for utterance in self.utterances) / PLAYOUT_RATE
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self.utterances.clear()
+        self._draining = False
+
+    def receive_pushed(self, samples: I16, rate_hz: int, at: Moment) -> None:
+        """Take speech that may run ahead of real time; it ends live speech. Overloaded: nothing was taken."""
+        waiting_s = self.unplayed_s
+        if waiting_s + len(samples) / rate_hz > self._config.push_buffer_s:
+            raise Overloaded(f"{waiting_s:.1f} s of speech are waiting already; try again later")
+        utterance = self._open
+        if utterance is None or utterance.live:
+            self._check_room()
+            if utterance is not None:
+                self._end(utterance, at)
+            utterance = self._begin(rate_hz, False, at)
+        _check_same_rate(utterance, rate_hz)
+        self._append(utterance, samples, at)
+
+    def receive_live(self, samples: I16, rate_hz: int, at: Moment) -> None:
+        """Take speech as it is spoken; while pushed speech is here it is dropped, never refused."""
+        utterance = self._open
+        if utterance is None or not utterance.live:
+            stalled = utterance is not None and self._stalled(utterance, at)
+            pushed = any(not other.live for other in self.utterances)
+            if (pushed and not stalled) or len(self.utterances) >= self._config.max_utterances:
+                self.dropped_live_s += len(samples) / rate_hz
+                return
+            if utterance is not None:
+                self._end(utterance, at)
+            utterance = self._begin(rate_hz, True, at)
+        _check_same_rate(utterance, rate_hz)
+        kept = self._keep_pace(utterance, samples, rate_hz, at)
+        if len(kept):
+            self._append(utterance, kept, at)
+
+    def end(self, at: Moment) -> None:
+        """The open utterance, if any, is complete."""
+        utterance = self._open
+        if utterance is not None:
+            self._end(utterance, at)
+
+    def _check_room(self) -> None:
+        if len(self.utterances) >= self._config.max_utterances:
+            raise Overloaded(f"{len(self.utterances)} utterances are waiting already; try again later")
+
+    def _begin(self, rate_hz: int, live: bool, at: Moment) -> Utterance:
+        utterance = self._begin_utterance(self._seen, rate_hz, live, at.now)
+        self._seen += 1
+        self.utterances.append(utterance)
+        return utterance
+
+    def _stalled(self, utterance: Utterance, at: Moment) -> bool:
+        """Whether pushed speech has run dry for so long that a microphone may take over."""
+        dry = not at.speaking and not utterance.can_plan(utterance.next_play)
+        return dry and at.now - utterance.last_arrival >= self._config.push_stall_s
+
+    def _append(self, utterance: Utterance, samples: I16, at: Moment) -> None:
+        utterance.speech.push(samples)
+        utterance.last_arrival = at.now
+        self._note_start(utterance, at)
+
+    def _end(self, utterance: Utterance, at: Moment) -> None:
+        utterance.speech.end()
+        self._note_start(utterance, at)
+
+    def _note_start(self, utterance: Utterance, at: Moment) -> None:
+        """Fix when an utterance may start or resume, as soon as its next hop can be planned."""
+        if utterance.start_at is not None or not utterance.can_plan(utterance.next_play):
+            return
+        if not utterance.live:
+            utterance.start_at = at.now + (0.0 if at.holding else self._config.pushed_start_s)
+        elif utterance.started:
+            backlog_s = utterance.unplayed_samples / PLAYOUT_RATE
+            utterance.start_at = at.now + max(0.0, self._target_delay_s - backlog_s)
+        else:
+            utterance.start_at = utterance.first_arrival + self._target_delay_s
+
+    def _keep_pace(self, utterance: Utterance, samples: I16, rate_hz: int, at: Moment) -> I16:
+        """Drop 10 ms pieces of live speech while it lags too far: quiet ones, or any beyond the bound."""
+        config, piece = self._config, rate_hz // 100
+        kept: list[I16] = []
+        delay_s = self._delay_of_next(utterance, at)
+        for first in range(0, len(samples), piece):
+            part = samples[first : first + piece]
+            if delay_s > self._target_delay_s + config.live_slack_s:
+                self._draining = True
+            elif delay_s <= self._target_delay_s:
+                self._draining = False
+            quiet = int(np.abs(part.astype(np.int32)).max()) <= config.quiet_peak * 32768
+            if (self._draining and quiet) or delay_s > config.live_backlog_s:
+                self.dropped_live_s += len(part) / rate_hz
+            else:
+                kept.append(part)
+                delay_s += len(part) / rate_hz
+        self.live_delay_s = delay_s
+        return np.concatenate(kept) if kept else np.zeros(0, np.int16)
+
+    def _delay_of_next(self, utterance: Utterance, at: Moment) -> float:
+        """Seconds until a live sample that comes in now would leave."""
+        leaves = at.next_due
+        if utterance.start_at is not None and not at.speaking:
+            leaves = max(leaves, utterance.start_at)
+        elif not utterance.started:
+            leaves = max(leaves, utterance.first_arrival + self._target_delay_s)
+        return leaves - at.now + self.unplayed_s
+
+
+def _check_same_rate(utterance: Utterance, rate_hz: int) -> None:
+    if rate_hz != utterance.speech.rate_hz:
+        raise BadInput(
+            f"the utterance has {utterance.speech.rate_hz} Hz, not {rate_hz}: end it first", "bad_rate"
+        )

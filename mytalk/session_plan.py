@@ -1,0 +1,279 @@
+"""What is computed for an utterance (or for closing the mouth), frame by frame, and what is ready of it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from mytalk.clock import PLAYOUT_SAMPLES_PER_FRAME
+from mytalk.config import SessionConfig
+from mytalk.engines.engine import EngineSpec
+from mytalk.motion import hop_noise
+from mytalk.session_speech import UtteranceSpeech
+from mytalk.speech import MELS, SILENCE
+from mytalk.types import F32, U8, ActorView, FrameSpec, MotionJob, MotionResult, MotionState
+
+
+def closing_weights(frames: int) -> list[float]:
+    """Factors that bring an open mouth smoothly to rest in ``frames`` frames; 0 would come next."""
+    return [0.5 * (1.0 + math.cos(math.pi * k / (frames + 1))) for k in range(1, frames + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyPicture:
+    """A finished picture, uint8 RGB [H, W, 3], what it shows, and when it was ready (monotonic seconds)."""
+
+    picture: U8
+    shows: FrameSpec
+    ready_at: float
+
+
+class PictureTrack:
+    """Frames on their way to pictures: wanted → (in flight) → ready or broken → taken, each frame once."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[int, FrameSpec] = {}
+        self._ready: dict[int, ReadyPicture] = {}
+        self._broken: set[int] = set()
+
+    def want(self, frame: int, shows: FrameSpec) -> None:
+        """Ask for a frame's picture."""
+        self._wanted[frame] = shows
+
+    def next_wanted(self, count: int) -> tuple[int, ...]:
+        """The earliest wanted frames, at most ``count``."""
+        return tuple(sorted(self._wanted)[:count])
+
+    def shows(self, frames: tuple[int, ...]) -> tuple[FrameSpec, ...]:
+        """What wanted frames show."""
+        return tuple(self._wanted[frame] for frame in frames)
+
+    def done(self, frames: tuple[int, ...], pictures: tuple[U8, ...], now: float) -> None:
+        """Pictures of wanted frames have been finished; frames that were passed meanwhile are ignored."""
+        for frame, picture in zip(frames, pictures, strict=True):
+            shows = self._wanted.pop(frame, None)
+            if shows is not None:
+                self._ready[frame] = ReadyPicture(picture, shows, now)
+
+    def broke(self, frames: tuple[int, ...]) -> None:
+        """Frames whose picture will never come."""
+        for frame in frames:
+            self._wanted.pop(frame, None)
+            self._broken.add(frame)
+
+    def settled(self, frame: int) -> bool:
+        """Whether there is nothing to wait for."""
+        return frame in self._ready or frame in self._broken
+
+    def take(self, frame: int) -> ReadyPicture | None:
+        """The picture of the frame that is played now, or None; forgets this frame and earlier ones."""
+        taken = self._ready.get(frame)
+        for passed in [f for f in self._wanted if f <= frame]:
+            del self._wanted[passed]
+        for passed in [f for f in self._ready if f <= frame]:
+            del self._ready[passed]
+        self._broken = {f for f in self._broken if f > frame}
+        return taken
+
+    @property
+    def held(self) -> int:
+        """Frames that are kept here in any state (a bound for tests)."""
+        return len(self._wanted) + len(self._ready) + len(self._broken)
+
+
+class Closing:
+    """The mouth closes from a displacement that was shown, in a fixed number of frames."""
+
+    def __init__(self, shown: F32, position: int, actor: ActorView, frames: int) -> None:
+        self.track = PictureTrack()
+        self.next_play = 0
+        self.frames = frames
+        self.history: list[F32] = [(shown * weight).astype(np.float32) for weight in closing_weights(frames)]
+        for i, displacement in enumerate(self.history):
+            self.track.want(i, FrameSpec(actor.clip_index(position + i), displacement))
+
+    @property
+    def remaining(self) -> int:
+        """Frames still to be played."""
+        return self.frames - self.next_play
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """Ties an utterance to playout: ``frame`` leaves at ``slot`` or later, at play position ``position``."""
+
+    frame: int
+    slot: int
+    position: int
+
+
+class Utterance:
+    """One utterance: its speech, its place on the playout timeline, its motion so far and its pictures."""
+
+    def __init__(
+        self,
+        number: int,
+        rate_hz: int,
+        *,
+        live: bool,
+        now: float,
+        actor: ActorView,
+        spec: EngineSpec,
+        initial_state: MotionState,
+        config: SessionConfig,
+    ) -> None:
+        self.number = number
+        self.live = live
+        self.speech = UtteranceSpeech(rate_hz, spec)
+        self.track = PictureTrack()
+        self.first_arrival = now
+        self.last_arrival = now
+        self.start_at: float | None = None  # when it may start or resume; None until it can be planned
+        self.anchor: Anchor | None = None
+        self.next_motion = 0
+        self.next_play = 0
+        self.started = False
+        self.history: deque[F32] = deque(maxlen=max(1, config.known_frames))
+        self._actor = actor
+        self._spec = spec
+        self._config = config
+        self._initial_state = initial_state
+        self._state = initial_state
+        self._restart = True
+        self._motion_position = 0
+
+    @property
+    def total_frames(self) -> int | None:
+        """Frames with the tail, whole hops (so that hops never depend on arrival); None while open."""
+        if not self.speech.ended:
+            return None
+        hop = self._config.hop_frames
+        return -(-(self.speech.speech_frames + self._config.tail_frames) // hop) * hop
+
+    @property
+    def all_planned(self) -> bool:
+        """Whether every frame has its motion."""
+        return self.total_frames is not None and self.next_motion >= self.total_frames
+
+    @property
+    def finished(self) -> bool:
+        """Whether every frame has been played."""
+        return self.total_frames is not None and self.next_play >= self.total_frames
+
+    @property
+    def pending_frames(self) -> int:
+        """Frames with motion that have not been played."""
+        return max(0, self.next_motion - self.next_play)
+
+    @property
+    def unplayed_samples(self) -> int:
+        """48 kHz samples that have come in and not left."""
+        return max(0, self.speech.samples - self.next_play * PLAYOUT_SAMPLES_PER_FRAME)
+
+    @property
+    def played_samples(self) -> int:
+        """48 kHz samples that have left."""
+        return self.speech.samples - self.unplayed_samples
+
+    def can_plan(self, frame: int) -> bool:
+        """Whether the speech that the hop of a frame depends on is here."""
+        hop = self._config.hop_frames
+        return self.speech.can_plan(frame - frame % hop, hop, self._config.lookahead_frames)
+
+    def position_of(self, frame: int) -> int:
+        """Play position of a frame; the utterance must be anchored."""
+        assert self.anchor is not None
+        return self.anchor.position + frame - self.anchor.frame
+
+    def restart_motion(self, history: list[F32] | None = None) -> None:
+        """Let the next hop continue from displacements that were shown (None: the last planned ones)."""
+        self._restart = True
+        if history is not None:
+            self.history.clear()
+            self.history.extend(history)
+
+    def first_pictures_settled(self) -> bool:
+        """Whether nothing stands in the way of playing the next hop."""
+        total = self.total_frames
+        end = self.next_play + self._config.hop_frames
+        frames = range(self.next_play, end if total is None else min(end, total))
+        return all(self.track.settled(frame) for frame in frames)
+
+    def skip_motion(self) -> int:
+        """If motion is hopelessly behind the playing frame, jump to it; returns the frames skipped."""
+        if self.next_play - self.next_motion <= self._config.max_behind_frames:
+            return 0
+        hop = self._config.hop_frames
+        target = -(-self.next_play // hop) * hop
+        skipped = target - self.next_motion
+        self.track.broke(tuple(range(self.next_play, target)))
+        self.next_motion = target
+        self.speech.skip_analysis(target)
+        self.restart_motion()
+        return skipped
+
+    def motion_job(self, generation: int, seed: int) -> MotionJob:
+        """The next hop; the caller has checked that it can be planned and that the utterance is anchored."""
+        spec, config = self._spec, self._config
+        first, tokens = self.next_motion, config.hop_frames + config.lookahead_frames
+        known: F32 | None = None
+        if self._restart:
+            self._state = self._initial_state
+            self._motion_position = config.known_frames
+            if config.known_frames:
+                known = self._known()
+        silence = np.full((spec.mel_frames, MELS), SILENCE, np.float32)
+        return MotionJob(
+            generation=generation,
+            state=self._state,
+            log_mel=self.speech.context(first, tokens),
+            upper=self._upper(first, tokens, spec.tokens),
+            identity=self._actor.identity,
+            noise=hop_noise(seed, self.number, first, spec.tokens, spec.coefficients),
+            position=self._motion_position,
+            hop=config.hop_frames,
+            tokens=tokens,
+            known=known,
+            known_upper=None if known is None else self._upper(first - len(known), len(known), len(known)),
+            known_log_mel=None if known is None else silence,
+        )
+
+    def _known(self) -> F32:
+        """The last displacements before the hop, float32 [P, Kc, 3]; the idle face where there are none."""
+        known = np.zeros((self._config.known_frames, self._spec.compact, 3), np.float32)
+        if self.history:
+            known[-len(self.history) :] = np.stack(list(self.history))
+        return known
+
+    def _upper(self, first: int, count: int, rows: int) -> F32:
+        """Upper-face rows float32 [rows, U] of ``count`` frames, the last one repeated up to ``rows``."""
+        positions = [max(0, self.position_of(first + min(i, count - 1))) for i in range(rows)]
+        return self._actor.upper[[self._actor.clip_index(position) for position in positions]]
+
+    def motion_done(self, result: MotionResult) -> None:
+        """Take a hop's displacements; frames that have been played meanwhile need no picture."""
+        total, close = self.total_frames, self._config.close_frames
+        weights = closing_weights(close)
+        for i, displacement in enumerate(result.displacement):
+            frame = self.next_motion + i
+            fade = -1 if total is None else frame - (total - close)
+            # The frame that follows the last one is the idle face: no jump may be left.
+            shown = displacement if fade < 0 else (displacement * weights[fade]).astype(np.float32)
+            self.history.append(shown)
+            if frame >= self.next_play:
+                clip_index = self._actor.clip_index(self.position_of(frame))
+                self.track.want(frame, FrameSpec(clip_index, shown, self.speech.peak(frame)))
+        self._state = result.state
+        self._restart = False
+        self._motion_position += len(result.displacement)
+        self.next_motion += len(result.displacement)
+
+    def motion_failed(self) -> None:
+        """The hop has no motion; the next one starts again from what was shown last."""
+        hop = self._config.hop_frames
+        self.track.broke(tuple(range(max(self.next_play, self.next_motion), self.next_motion + hop)))
+        self.next_motion += hop
+        self.restart_motion()
