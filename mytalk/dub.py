@@ -133,19 +133,6 @@ def _noted(job: PictureJob) -> PictureResult:
     return PictureResult(tuple(np.zeros((1, 1, 3), np.uint8) for _ in job.frames))
 
 
-def _lead_slots(engine: Engine, config: SessionConfig) -> int:
-    """Play positions that pass before the first frame of an utterance which arrives at once."""
-    spec = engine.spec
-    order = np.arange(4 * STUCK_SLOTS, dtype=np.int32)
-    view = ActorView(
-        "probe", order, np.zeros((len(order), spec.upper), np.float32), np.zeros(spec.identity, np.float32)
-    )
-    silence = np.zeros(PLAYOUT_RATE // 2, np.int16)
-    for position, _ in _SpeechRun(engine, view, config, 0).positions(iter([silence])):
-        return position
-    raise EngineFailed("the session made no frame from the speech")
-
-
 def speech_motion(
     speech: Iterator[I16], frames: int, upper: F32, engine: Engine, identity: F32, *, seed: int = 0
 ) -> Iterator[F32]:
@@ -155,19 +142,19 @@ def speech_motion(
     displacements of the picture shown at each of them. identity: float32 [E].
     """
     config = dub_config(engine.spec)
-    lead = _lead_slots(engine, config)
-    after = config.tail_frames + 2 * engine.spec.tokens
-    rows = np.clip(np.arange(-lead, frames + after), 0, frames - 1)
+    # The session plans a tail, too, and looks ahead of it; the last picture stands in there.
+    rows = np.minimum(np.arange(frames + config.tail_frames + 2 * engine.spec.tokens), frames - 1)
     view = ActorView("dub", np.arange(len(rows), dtype=np.int32), upper[rows], identity)
-    expected = lead
+    expected = 0
     for position, displacement in _SpeechRun(engine, view, config, seed).positions(speech):
+        # All speech of the first seconds is there at time 0, so the utterance starts at play position 0.
         if position != expected:
-            raise EngineFailed(f"the session planned frame {position - lead} instead of {expected - lead}")
+            raise EngineFailed(f"the session planned frame {position} instead of {expected}")
         yield displacement
         expected += 1
-        if expected - lead == frames:
+        if expected == frames:
             return
-    raise EngineFailed(f"the session stopped after {expected - lead} of {frames} frames")
+    raise EngineFailed(f"the session stopped after {expected} of {frames} frames")
 
 
 def at_output_rate(motion: F32, frame: int, fps: Fraction) -> F32:

@@ -158,7 +158,8 @@ def at_rate(pictures: Iterable[Picture], fps: Fraction, *, first: int = 0) -> It
     index, before = first, None
     for picture in pictures:
         if before is not None:
-            middle_s = (before.time_s + picture.time_s) / 2
+            # A hair earlier, so that rounding cannot decide ties: the later picture has them all.
+            middle_s = (before.time_s + picture.time_s) / 2 - 1e-6
             while index / fps < middle_s:
                 yield before.rgb
                 index += 1

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mytalk.actor import CARD, LANDMARKS, list_actors, load_actor, play_order_ping_pong
+from mytalk.actor_make import ActorSource, loop, make_actor, quiet_window
+from mytalk.errors import BadInput
+from mytalk.faces import find_face, pick_references, track_face
+from mytalk.landmarks.normalise import from_canonical
+from mytalk.media import read_at_rate
+from tests.small_actor import (
+    LAYOUT,
+    RATE,
+    TALKING_FACE,
+    frame_number,
+    small_pictures,
+    still_poses,
+    template_face,
+    write_small_actor,
+    write_video,
+)
+
+SOURCE = ActorSource("me", "Me", "test licence", "it is synthetic")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_small_actor(tmp_path / "tiny")
+
+
+def test_a_package_loads_as_it_was_written(folder: Path) -> None:
+    actor = load_actor(folder)
+    assert (actor.card.name, actor.card.title, actor.card.frames) == ("tiny", 'Tiny "test" actor', 6)
+    assert [frame_number(picture) for picture in actor.frames] == list(range(6))
+    np.testing.assert_allclose(actor.motion.canonical, template_face(6), atol=2e-3)
+    assert actor.upper.shape == (6, 2 * len(LAYOUT.upper))
+    assert actor.matrices.shape == (6, 2, 3)
+    assert actor.references.shape == (3, 256, 256, 3)
+    assert actor.references[:, 0, 0, 0].tolist() == [60, 120, 180]
+
+
+def test_pictures_can_be_freed_and_come_back(folder: Path) -> None:
+    actor = load_actor(folder)
+    first = actor.frames
+    assert actor.frames is first
+    actor.close()
+    assert actor.frames is not first
+    np.testing.assert_array_equal(actor.frames[3], first[3])
+
+
+def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
+    one = load_actor(write_small_actor(tmp_path / "a"))
+    same = load_actor(write_small_actor(tmp_path / "b"))
+    other = load_actor(write_small_actor(tmp_path / "c", frames=7))
+    assert one.fingerprint == same.fingerprint != other.fingerprint
+
+
+def test_ping_pong_shows_turning_frames_once() -> None:
+    assert play_order_ping_pong(4).tolist() == [0, 1, 2, 3, 2, 1]
+    assert play_order_ping_pong(2).tolist() == [0, 1]
+    assert play_order_ping_pong(1).tolist() == [0]
+    played = np.tile(play_order_ping_pong(5), 3)
+    assert (np.abs(np.diff(played)) == 1).all()
+
+
+def edit_card(folder: Path, old: str, new: str) -> None:
+    path = folder / CARD
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("format = 1", "format = 2", "newer mytalk"),
+        ("format = 1\n", "", "'format' is missing"),
+        ("fps = 25", "fps = 30", "fps must be 25"),
+        ("fps = 25", 'fps = "25"', "fps must be a whole number"),
+        ("fps = 25", "fps = 25\ncolour = 3", "unknown key colour"),
+        ('licence = "none needed"\n', "", "missing key licence"),
+        ('name = "tiny"', 'name = "../tiny"', "name is"),
+        ("mediapipe478", "dense669", "unknown landmark layout"),
+        ('"clip.mp4" =', '"../clip.mp4" =', "must name exactly"),
+        ("[sha256]", "[sha256", "not valid TOML"),
+        ("frames = 6", "frames = 7", "must be finite and"),
+    ],
+)
+def test_a_wrong_card_is_refused_in_one_line(folder: Path, old: str, new: str, says: str) -> None:
+    edit_card(folder, old, new)
+    with pytest.raises(BadInput, match=says) as caught:
+        load_actor(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_altered_files_are_told(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such actor"):
+        load_actor(tmp_path / "nobody")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(BadInput, match="not an actor"):
+        load_actor(tmp_path / "bare")
+    for name in ("clip.mp4", LANDMARKS, "reference_1.png"):
+        spoilt = tmp_path / f"spoilt_{name}"
+        shutil.copytree(folder, spoilt)
+        data = bytearray((spoilt / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (spoilt / name).write_bytes(data)
+        with pytest.raises(BadInput, match=rf"{name}: altered"):
+            load_actor(spoilt)
+        (spoilt / name).unlink()
+        with pytest.raises(BadInput, match=rf"{name}: missing"):
+            load_actor(spoilt)
+
+
+def test_listing_tells_broken_ones_apart(tmp_path: Path) -> None:
+    actors = tmp_path / "actors"
+    for name in ("zoe", "ada"):
+        write_small_actor(actors / name, frames=2, name=name)
+    write_small_actor(actors / "broken", frames=2, name="broken")
+    edit_card(actors / "broken", "format = 1", "format = 99")
+    problems: list[BadInput] = []
+    found = list_actors([actors, actors / "zoe", tmp_path / "none"], problems.append)
+    assert [(info.name, info.folder) for info in found] == [("ada", actors / "ada"), ("zoe", actors / "zoe")]
+    assert len(problems) == 1
+    assert "newer" in str(problems[0])
+
+
+# -- making one ---------------------------------------------------------------------------------------------
+
+
+def test_the_quiet_half_is_chosen() -> None:
+    opening = np.concatenate([np.full(300, 0.2), np.full(320, 0.01), np.full(80, 0.2)]).astype(np.float32)
+    assert quiet_window(opening, [slice(0, 700)]) in [slice(n, n + 300) for n in range(300, 321)]
+    assert quiet_window(opening, [slice(0, 50), slice(60, 160)]) == slice(60, 160)
+    with pytest.raises(BadInput, match="needs 1 s"):
+        quiet_window(opening, [slice(0, 20)])
+
+
+def test_a_returning_motion_is_cut_into_a_loop() -> None:
+    period, count = 60, 150
+    angle = 2 * np.pi * np.arange(count) / period
+    points = np.stack([np.cos(angle), np.sin(angle)], axis=1)[:, None].astype(np.float32)
+    thumbnails = np.stack([100 * np.cos(angle), 100 * np.sin(angle)], axis=1).astype(np.float32)
+    kept, order = loop(points, thumbnails)
+    assert (kept.stop - kept.start) % period == 0
+    assert order.tolist() == list(range(kept.stop - kept.start))
+
+
+def test_a_wandering_motion_goes_back_and_forth_and_turns_where_it_rests() -> None:
+    count = 100
+    place = np.arange(count, dtype=np.float32)
+    place[5:] -= 0.95  # frames 4 → 5 hardly move
+    points = place[:, None, None].repeat(2, axis=2)
+    kept, order = loop(points, place[:, None])
+    assert kept.start == 5
+    assert order.tolist() == play_order_ping_pong(kept.stop - kept.start).tolist()
+
+
+def test_a_face_that_comes_goes_and_jumps() -> None:
+    points = from_canonical(template_face(60), still_poses(60))
+    points[10:12] = np.nan  # a blink of the detector
+    points[20:40] = np.nan  # away
+    points[50:] += np.array([300, 0, 0], np.float32)  # a cut
+    track = track_face(points, LAYOUT, "it")
+    assert track.segments == (slice(0, 20), slice(40, 50), slice(50, 60))
+    assert track.present.sum() == 40
+    np.testing.assert_allclose(track.poses.translation[:50, 0], 80, atol=0.5)
+    np.testing.assert_allclose(track.poses.translation[50:, 0], 380, atol=0.5)
+    assert np.isfinite(track.canonical).all()
+
+
+def test_a_tiny_face_is_refused() -> None:
+    points = from_canonical(template_face(5), still_poses(5, scale=12))
+    with pytest.raises(BadInput, match="too small: 12 pixels"):
+        track_face(points, LAYOUT, "it")
+
+
+def test_references_differ_in_opening() -> None:
+    canonical = template_face(100)
+    below = LAYOUT.mouth_gap[1]
+    canonical[:, below, 1] += np.linspace(0, 0.4, 100, dtype=np.float32)[:, None]
+    track = track_face(from_canonical(canonical, still_poses(100)), LAYOUT, "it")
+    closed, half, wide = (float(track.opening[i]) for i in pick_references(track))
+    assert closed + 0.1 < half < wide - 0.05
+
+
+@pytest.mark.mediapipe
+def test_an_actor_from_a_real_clip(tmp_path: Path) -> None:
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
+    told: list[tuple[str, int, int]] = []
+    actor = make_actor(TALKING_FACE, tmp_path / "deep" / "me", SOURCE, lambda *step: told.append(step))
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["me"]
+    assert actor.card.frames == len(actor.frames) >= 25
+    assert actor.card.licence == "test licence"
+    assert told[-1] == ("writing the actor", 1, 1)
+    # The clip's own landmarks lie on the face: the detector finds them there again.
+    found = find_face(read_at_rate(actor.folder / "clip.mp4", RATE), "clip")
+    ours = from_canonical(actor.motion.canonical, actor.motion.poses)
+    assert np.abs(found - ours)[..., :2].mean() < 1.5
+    with pytest.raises(BadInput, match="exists already"):
+        make_actor(TALKING_FACE, tmp_path / "deep" / "me", SOURCE)
+
+
+@pytest.mark.mediapipe
+def test_what_cannot_become_an_actor_leaves_nothing_behind(tmp_path: Path) -> None:
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
+    out = tmp_path / "made"
+    out.mkdir()
+    faceless = write_video(tmp_path / "faceless.mp4", small_pictures(5))
+    text = tmp_path / "text.txt"
+    text.write_text("no video")
+    face = next(read_at_rate(TALKING_FACE, RATE))
+    small = np.zeros((256, 256, 3), np.uint8)
+    small[100:150, 100:150] = face[::5, ::5][:50, :50]
+    two = write_video(tmp_path / "two.mp4", [np.concatenate([face, face[:, ::-1]], axis=1)] * 5)
+    for video, says in (
+        (faceless, "no face"),
+        (text, "not a readable video"),
+        (tmp_path / "none.mp4", "no such"),
+        (two, "several faces"),
+        (write_video(tmp_path / "short.mp4", [face] * 5), "needs 1 s"),
+        (write_video(tmp_path / "small.mp4", [small] * 5), "too small|no face"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            make_actor(video, out / "me", SOURCE)
+    assert list(out.iterdir()) == []

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mytalk.actor import Actor, load_actor
+from mytalk.compose import crop, hidden_mask
+from mytalk.errors import BadInput
+from mytalk.renderer import Renderer, landmark_image
+from mytalk.types import FrameSpec, MotionJob, MotionResult, PictureJob, PictureResult
+from tests.fakes import FAKE_SPEC, FakeClock, FakeEngine
+from tests.small_actor import LAYOUT, SPEC, fitting_engine, still_poses, write_small_actor
+
+OPEN = np.zeros((SPEC.compact, 3), np.float32)
+OPEN[:, 1] = 0.2
+
+
+@pytest.fixture
+def actor(tmp_path: Path) -> Actor:
+    return load_actor(write_small_actor(tmp_path / "tiny"))
+
+
+def make(actor: Actor, cache: Path | None = None, *, testcard: bool = False) -> Renderer:
+    renderer = Renderer(fitting_engine(), actor, clock=FakeClock(), cache=cache, testcard=testcard)
+    renderer.prepare()
+    return renderer
+
+
+def render(renderer: Renderer, *specs: FrameSpec) -> PictureResult:
+    result = renderer.execute(PictureJob(0, specs))
+    assert isinstance(result, PictureResult)
+    return result
+
+
+def outside_the_mask(actor: Actor) -> np.ndarray:
+    """Frame pixels that no part of the crop's hidden region reaches, bool [H, W]."""
+    rows, columns = np.mgrid[0:160, 0:160]
+    inverse = np.linalg.inv(np.vstack([actor.matrices[0], [0, 0, 1]]))
+    x = inverse[0, 0] * (columns + 0.5) + inverse[0, 1] * (rows + 0.5) + inverse[0, 2]
+    y = inverse[1, 0] * (columns + 0.5) + inverse[1, 1] * (rows + 0.5) + inverse[1, 2]
+    ys, xs = np.nonzero(hidden_mask())
+    return (x < xs.min() - 2) | (x > xs.max() + 3) | (y < ys.min() - 2) | (y > ys.max() + 3)
+
+
+def test_what_it_tells_a_session(actor: Actor) -> None:
+    renderer = make(actor)
+    assert renderer.frame_size == (160, 160)
+    assert renderer.view.name == "tiny"
+    assert renderer.view.order.tolist() == actor.motion.order.tolist()
+    assert renderer.view.upper.shape == (6, SPEC.upper)
+    assert renderer.view.identity.shape == (SPEC.identity,)
+    assert renderer.initial_state().known == 0
+
+
+def test_pictures_change_inside_the_mask_only(actor: Actor) -> None:
+    source = [picture.copy() for picture in actor.frames]
+    renderer = make(actor)
+    pictures = render(renderer, FrameSpec(2, OPEN), FrameSpec(2, None), FrameSpec(4, OPEN)).pictures
+    away = outside_the_mask(actor)
+    for picture, index in zip(pictures, (2, 2, 4), strict=True):
+        assert picture.shape == (160, 160, 3)
+        np.testing.assert_array_equal(picture[away], source[index][away])
+        assert (picture != source[index])[~away].any()
+    assert (pictures[0] != pictures[1]).any(), "an open mouth looks like the idle face"
+
+
+def test_a_batch_equals_single_frames(actor: Actor) -> None:
+    renderer = make(actor)
+    specs = [FrameSpec(i, OPEN * i) for i in range(6)]
+    together = render(renderer, *specs).pictures
+    for spec, picture in zip(specs, together, strict=True):
+        np.testing.assert_array_equal(render(renderer, spec).pictures[0], picture)
+
+
+def test_idle_pictures_are_rendered_one_by_one(actor: Actor) -> None:
+    source = actor.frames
+    renderer = make(actor)
+    np.testing.assert_array_equal(renderer.idle_picture(5), source[5])
+    expected = [render(renderer, FrameSpec(i, None)).pictures[0] for i in range(6)]
+    handed_out = renderer.idle_picture(0)
+    before = handed_out.copy()
+    steps = 0
+    while renderer.render_next_idle():
+        steps += 1
+    assert steps == 6
+    np.testing.assert_array_equal(handed_out, before)
+    for i in range(6):
+        np.testing.assert_array_equal(renderer.idle_picture(i), expected[i])
+    assert not renderer.render_next_idle()
+
+
+def test_speech_on_idle_pictures_shows_no_seam(actor: Actor) -> None:
+    fresh, rendered = make(actor), make(actor)
+    while rendered.render_next_idle():
+        pass
+    one = render(fresh, FrameSpec(3, OPEN)).pictures[0].astype(int)
+    two = render(rendered, FrameSpec(3, OPEN)).pictures[0].astype(int)
+    assert np.abs(one - two).mean() < 1.0  # they differ in the feathered edge only
+
+
+def test_appearance_is_kept_on_disk_by_weights_and_actor(actor: Actor, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    steps: list[tuple[int, int]] = []
+    first = Renderer(fitting_engine(), actor, clock=FakeClock(), cache=cache)
+    with pytest.raises(BadInput, match="not prepared"):
+        first.execute(PictureJob(0, (FrameSpec(0, None),)))
+    first.prepare(lambda done, total: steps.append((done, total)))
+    assert first.ready
+    assert steps == [(6, 6)]
+    again = Renderer(fitting_engine(), actor, clock=FakeClock(), cache=cache)
+    again.prepare(lambda done, total: steps.append((done, total)))
+    assert steps == [(6, 6)], "encoded again"
+    np.testing.assert_array_equal(
+        render(first, FrameSpec(1, OPEN)).pictures[0], render(again, FrameSpec(1, OPEN)).pictures[0]
+    )
+    (kept,) = cache.iterdir()
+    other_weights = Renderer(
+        FakeEngine(replace(SPEC, weights_id="other")), actor, clock=FakeClock(), cache=cache
+    )
+    other_weights.prepare()
+    assert len(list(cache.iterdir())) == 2
+    kept.write_bytes(kept.read_bytes()[:100])  # a torn file is made anew
+    make(actor, cache)
+    assert len(kept.read_bytes()) > 100
+
+
+def test_motion_jobs_go_to_the_engine_and_stages_are_timed(actor: Actor) -> None:
+    clock = FakeClock()
+    engine = fitting_engine()
+    renderer = Renderer(engine, actor, clock=lambda: clock.advance(0.001))
+    renderer.prepare()
+    job = MotionJob(
+        generation=0,
+        state=renderer.initial_state(),
+        log_mel=np.zeros((SPEC.mel_frames, 80), np.float32),
+        upper=np.zeros((SPEC.tokens, SPEC.upper), np.float32),
+        identity=renderer.view.identity,
+        noise=np.zeros((SPEC.tokens, SPEC.coefficients), np.float32),
+        position=0,
+        hop=2,
+        tokens=4,
+    )
+    result = renderer.execute(job)
+    assert isinstance(result, MotionResult)
+    assert result.displacement.shape == (2, SPEC.compact, 3)
+    assert render(renderer).pictures == ()
+    render(renderer, FrameSpec(0, None))
+    assert set(renderer.durations_s) == {"motion", "draw", "decode", "paste"}
+    assert all(0 < seconds < 0.1 for seconds in renderer.durations_s.values())
+
+
+def test_the_test_card_flashes_when_the_speech_is_loud(actor: Actor) -> None:
+    renderer = make(actor, testcard=True)
+    quiet, loud = render(renderer, FrameSpec(0, OPEN, 0.5), FrameSpec(0, OPEN, 0.9)).pictures
+    assert (loud[:80, :80] == 255).all()
+    assert not (quiet[:80, :80] == 255).all()
+    np.testing.assert_array_equal(loud[80:], quiet[80:])
+    assert not (render(make(actor), FrameSpec(0, OPEN, 0.9)).pictures[0][:80, :80] == 255).all()
+
+
+def test_weights_of_another_layout_are_refused(actor: Actor) -> None:
+    with pytest.raises(BadInput, match="these weights move 20 landmarks"):
+        Renderer(FakeEngine(FAKE_SPEC), actor, clock=FakeClock())
+
+
+def test_only_compact_landmarks_follow_the_speech(actor: Actor) -> None:
+    own = LAYOUT.template.copy()
+    own[LAYOUT.upper, 1] += 0.1  # raised brows, as filmed
+    own[LAYOUT.compact, 1] += 0.5  # talking, as filmed: must not show
+    pose, matrix = still_poses(1), actor.matrices[0]
+    filmed = landmark_image(LAYOUT.template, own, None, pose=pose, matrix=matrix, layout=LAYOUT)
+    still = landmark_image(LAYOUT.template, LAYOUT.template, None, pose=pose, matrix=matrix, layout=LAYOUT)
+    assert filmed.shape == (3, 256, 256)
+    np.testing.assert_array_equal(filmed[:2], still[:2])  # lips at rest
+    assert (filmed[2] != still[2]).any()  # eyes as filmed
+
+
+def test_landmarks_lie_where_the_crop_shows_them(actor: Actor) -> None:
+    """Inner lips of the mean face are drawn where the crop matrix puts them."""
+    image = landmark_image(
+        LAYOUT.template,
+        LAYOUT.template,
+        None,
+        pose=still_poses(1),
+        matrix=actor.matrices[0],
+        layout=LAYOUT,
+    )
+    rows, columns = np.nonzero(image[1] > 0.5)
+    pixel = actor.matrices[0] @ np.array([columns.mean() + 0.5, rows.mean() + 0.5, 1.0])
+    lips = LAYOUT.template[LAYOUT.mouth_gap.ravel(), :2].mean(axis=0) * 50 + np.array([80, 50])
+    np.testing.assert_allclose(pixel, lips, atol=1.5)
+    assert crop(actor.frames[0], actor.matrices[0]).shape == (256, 256, 3)
