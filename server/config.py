@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mytalk.config import SessionConfig
+from mytalk.engines import default_bundle
 from mytalk.errors import MyTalkError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,8 +51,8 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8080
     actor: str | None = None
-    engine: str = "onnx"
-    bundle: Path = ROOT / "weights" / "tiny"
+    engine: str = "auto"
+    bundle: Path = field(default_factory=default_bundle)
     threads: int | None = None
     actors: tuple[Path, ...] = (ROOT / "actors",)
     loaded_actors: int = 4
@@ -222,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--max-sessions", type=int, metavar="N", help="people served at once (default 4)")
     how = parser.add_argument_group("how it computes")
-    how.add_argument("--engine", metavar="NAME", help="inference engine (default onnx)")
+    how.add_argument("--engine", metavar="NAME", help="inference engine (default auto: the best one here)")
     how.add_argument("--bundle", type=Path, metavar="DIR", help="folder of the trained weights")
     how.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads of the engine (default: it decides)"

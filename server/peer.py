@@ -93,16 +93,18 @@ class Peer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             await asyncio.wait_for(self._connection.close(), CLOSE_DEADLINE_S)
-        except TimeoutError:
-            # A sender whose RTCP task died never reports its end; let go of what holds sockets and threads.
-            logger.warning("closing a connection took too long; its transports are stopped one by one")
+        except Exception as error:
+            # A sender whose RTCP task died never reports its end, and a half-built connection cannot close
+            # itself: let go of what holds sockets and threads.
+            logger.warning("a connection could not be closed (%r); its parts are stopped one by one", error)
             await self._stop_parts()
 
     async def _stop_parts(self) -> None:
         for transceiver in self._connection.getTransceivers():
             dtls = transceiver.receiver.transport
-            for stop in (transceiver.receiver.stop, dtls.stop, dtls.transport.stop):
-                with contextlib.suppress(TimeoutError, ConnectionError):
+            transports = [] if dtls is None else [dtls.stop, dtls.transport.stop]
+            for stop in (transceiver.receiver.stop, *transports):
+                with contextlib.suppress(Exception):  # nothing more can be done for this part
                     await asyncio.wait_for(stop(), CLOSE_DEADLINE_S / 4)
 
     def _lost(self, why: str) -> None:

@@ -88,6 +88,10 @@ def check_sdp(text: str) -> None:
             raise BadInput(f"the offer must have one {kind} section, not {kinds.count(kind)}", "bad_sdp")
     if kinds.count("application") > 1 or not set(kinds) <= {"audio", "video", "application"}:
         raise BadInput("the offer has sections besides audio, video and one data channel", "bad_sdp")
+    mids = [media.rtp.muxId for media in description.media]
+    bundled = [mid for group in description.group if group.semantic == "BUNDLE" for mid in group.items]
+    if len(set(mids)) != len(mids) or "" in mids or not set(bundled) <= set(mids):
+        raise BadInput("the offer's sections and its BUNDLE group do not fit together (a=mid)", "bad_sdp")
     for media in description.media:
         if media.kind == "video" and media.direction not in ("recvonly", "sendrecv"):
             raise BadInput("the offer does not receive video", "bad_sdp")

@@ -11,7 +11,7 @@ from server.config import ConfigError, ServerConfig, from_mapping, is_loopback, 
 
 def test_defaults() -> None:
     config = parse([], {})
-    assert (config.host, config.port, config.engine, config.token) == ("127.0.0.1", 8080, "onnx", None)
+    assert (config.host, config.port, config.engine, config.token) == ("127.0.0.1", 8080, "auto", None)
     assert config.is_loopback
     assert config.scheme == "http"
 
