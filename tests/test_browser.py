@@ -1,0 +1,289 @@
+"""The page in a real Chromium: talk, see the mouth move, drop in a file, interrupt, be refused plainly."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.server_process import ROOT, ServerProcess
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if CHROMIUM is None:
+    pytest.skip("browser tests skipped: no Chromium on this machine", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests skipped: playwright is missing")
+
+pytestmark = pytest.mark.browser
+HERE = Path(__file__).resolve().parent
+VOICE = HERE / "data" / "silence_then_speech.wav"  # 2.4 s of silence, then 3.6 s of speech (espeak-ng)
+FAKE_SERVER = [sys.executable, "-m", "tests.fake_server"]
+PATIENCE_S = 40.0  # the machine may be busy with other tests
+FLAGS = [
+    "--no-sandbox",
+    "--autoplay-policy=no-user-gesture-required",
+    "--allow-loopback-in-peer-connection",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--use-fake-device-for-media-stream",
+    f"--use-file-for-fake-audio-capture={VOICE}",
+]
+
+# Looks at every shown picture: how much the mouth region changes, and how loud the sound with it is.
+WATCH = """
+() => {
+  const video = document.getElementById('video');
+  const canvas = Object.assign(document.createElement('canvas'), { width: 128, height: 128 });
+  const context = canvas.getContext('2d', { willReadFrequently: true });
+  const audio = new AudioContext();
+  const analyser = Object.assign(audio.createAnalyser(), { fftSize: 2048 });
+  audio.createMediaStreamSource(video.srcObject).connect(analyser);
+  const sound = new Float32Array(2048);
+  window.samples = [];
+  let before = null;
+  const look = () => {
+    context.drawImage(video, 0, 0, 128, 128);
+    const mouth = context.getImageData(40, 68, 48, 38).data;
+    analyser.getFloatTimeDomainData(sound);
+    const level = Math.sqrt(sound.reduce((sum, x) => sum + x * x, 0) / sound.length);
+    if (before) {
+      let moved = 0;
+      for (let i = 0; i < mouth.length; i++) moved += Math.abs(mouth[i] - before[i]);
+      window.samples.push({ t: performance.now() / 1000, moved: moved / mouth.length, level });
+    }
+    before = mouth;
+    video.requestVideoFrameCallback(look);
+  };
+  video.requestVideoFrameCallback(look);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[object]:
+    with sync_api.sync_playwright() as started:
+        yield started
+
+
+def launch(playwright, *more: str):
+    return playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *more])
+
+
+@pytest.fixture(scope="module")
+def browser(playwright) -> Iterator[object]:
+    opened = launch(playwright, "--use-fake-ui-for-media-stream")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    with ServerProcess(command=FAKE_SERVER) as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser, tmp_path: Path) -> Iterator[object]:
+    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    opened = context.new_page()
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    yield opened
+    opened.screenshot(path=str(tmp_path / "page.png"))
+    context.close()
+    assert errors == []
+
+
+def until(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.2)
+
+
+def decoded(page) -> int:
+    return int(page.evaluate("document.getElementById('video').getVideoPlaybackQuality().totalVideoFrames"))
+
+
+def wait_for_25_fps(page) -> None:
+    def smooth() -> bool:
+        first, at = decoded(page), time.monotonic()
+        time.sleep(2.0)
+        return 22.5 <= (decoded(page) - first) / (time.monotonic() - at) <= 27.5
+
+    until(smooth, "25 decoded pictures a second")
+
+
+def status(page) -> str:
+    return str(page.inner_text("#status"))
+
+
+def begin(page, url: str) -> None:
+    page.goto(url)
+    page.wait_for_selector(".actor")
+    page.click("#start")
+    until(lambda: page.get_attribute("#frame", "data-on") == "true", "a picture")
+
+
+def motion(page, seconds: float) -> tuple[list[float], list[float]]:
+    """How much the mouth region moves from picture to picture: (while speech plays, in silence)."""
+    page.evaluate(WATCH)
+    page.wait_for_timeout(seconds * 1000)
+    samples = page.evaluate("window.samples")
+    loud = [s["t"] for s in samples if s["level"] > 0.01]
+    speaking, silent = [], []
+    for sample in samples:
+        if sample["level"] > 0.01:
+            speaking.append(sample["moved"])
+        # the mouth takes a moment to close, and sound and picture are apart by some milliseconds
+        elif not any(-0.2 < sample["t"] - t < 0.8 for t in loud):
+            silent.append(sample["moved"])
+    return speaking, silent
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def test_talk_and_the_mouth_moves_and_rests(page, server: ServerProcess, tmp_path: Path) -> None:
+    begin(page, server.url)
+    wait_for_25_fps(page)
+    speaking, silent = motion(page, 13.0)
+    page.screenshot(path=str(tmp_path / "live.png"))
+    assert len(speaking) > 25
+    assert len(silent) > 10
+    assert mean(speaking) > 3 * mean(silent) + 0.2
+    until(lambda: page.inner_text("#latency") not in ("", "–"), "a latency figure")
+    assert float(page.inner_text("#fps")) > 15
+    assert page.is_visible("text=AI-generated video")
+    page.click("#start")
+    assert status(page) == "Ready"
+
+
+def test_the_bundled_actor_speaks(page, tmp_path: Path) -> None:
+    if not ((ROOT / "weights" / "tiny").is_dir() and (ROOT / "actors").is_dir()):
+        pytest.skip("no bundled weights and actors in this checkout")
+    with ServerProcess() as server:
+        begin(page, server.url)
+        page.wait_for_timeout(4000)
+        speaking, silent = motion(page, 19.0)
+        page.screenshot(path=str(tmp_path / "bundled.png"))
+    assert len(speaking) > 15
+    assert len(silent) > 5
+    assert mean(speaking) > 1.4 * mean(silent)
+
+
+def test_a_dropped_in_file_is_said_and_can_be_interrupted(page, server: ServerProcess) -> None:
+    page.goto(server.url)
+    page.wait_for_selector(".actor")
+    page.click("summary")
+    page.uncheck("#use-mic")
+    page.set_input_files("#file", str(VOICE))  # starts the call by itself
+    until(lambda: status(page) == "Speaking", "speech")
+    assert "silence_then_speech.wav" in page.inner_text("#file-state")
+    assert page.is_disabled("#mute")
+    page.click("#interrupt")
+    until(lambda: "Interrupted" in page.inner_text("#file-state"), "the interruption")
+    until(lambda: status(page) == "Live", "rest")
+    page.set_input_files("#file", str(VOICE))
+    until(lambda: status(page) == "Speaking", "speech again")
+    until(lambda: "choose one" in page.inner_text("#file-state"), "the end of the file")
+
+
+def test_a_real_drop_works_and_nonsense_is_refused(page, server: ServerProcess) -> None:
+    begin(page, server.url)
+    page.evaluate(
+        """() => {
+          const drop = (name, bytes) => {
+            const data = new DataTransfer();
+            data.items.add(new File([bytes], name));
+            dispatchEvent(new DragEvent('drop', { dataTransfer: data, cancelable: true }));
+          };
+          drop('notes.txt', new Uint8Array([1, 2, 3]));
+        }"""
+    )
+    until(lambda: "cannot be decoded" in page.inner_text("#notice"), "a clear refusal")
+    assert status(page) in ("Live", "Speaking"), "the call goes on"
+
+
+def test_a_full_server_says_so(page, browser) -> None:
+    with ServerProcess(["--max-sessions", "1"], command=FAKE_SERVER) as small:
+        begin(page, small.url)
+        context = browser.new_context()
+        other = context.new_page()
+        other.goto(small.url)
+        other.wait_for_selector(".actor")
+        other.click("#start")
+        until(lambda: "All places on this server are taken" in other.inner_text("#notice"), "the refusal")
+        assert status(other) == "Ready"
+        page.click("#start")  # the place is free again
+
+        def admitted() -> bool:
+            if other.inner_text("#start") == "Start":
+                other.click("#start")
+            time.sleep(1.0)
+            return other.get_attribute("#frame", "data-on") == "true"
+
+        until(admitted, "the free place")
+        context.close()
+
+
+def test_a_server_that_goes_away_is_noticed(page) -> None:
+    with ServerProcess(command=FAKE_SERVER) as short:
+        begin(page, short.url)
+        short.stop()
+        until(lambda: status(page) == "Connection lost", "the loss")
+        assert page.is_visible("#reconnect")
+        page.click("#reconnect")
+        until(lambda: "cannot be reached" in page.inner_text("#notice"), "the second failure")
+
+
+def test_without_a_microphone_the_picture_still_comes(playwright, server: ServerProcess) -> None:
+    strict = launch(playwright)  # asks for permission, and nobody is there to give it
+    try:
+        page = strict.new_context(permissions=[]).new_page()
+        page.add_init_script(
+            "navigator.mediaDevices.getUserMedia ="
+            " async () => { throw new DOMException('', 'NotAllowedError') }"
+        )
+        begin(page, server.url)
+        assert "microphone was not allowed" in page.inner_text("#notice")
+        assert page.is_disabled("#mute")
+        insecure = strict.new_context().new_page()
+        insecure.add_init_script("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
+        begin(insecure, server.url)
+        assert "only over https" in insecure.inner_text("#notice")
+    finally:
+        strict.close()
+
+
+def test_the_page_works_with_a_token_only(browser) -> None:
+    with ServerProcess(["--token", "s3cret"], command=FAKE_SERVER) as closed:
+        page = browser.new_context().new_page()
+        assert page.goto(closed.url).status == 401
+        begin(page, f"{closed.url}/?token=s3cret")
+        page.context.close()
+
+
+def test_phone_width_and_keyboard(browser, server: ServerProcess, tmp_path: Path) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(server.url)
+    page.wait_for_selector(".actor")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing sticks out"
+    assert page.evaluate("document.querySelectorAll('[src^=http], link[href^=http]').length") == 0
+    page.focus("#start")
+    page.keyboard.press("Enter")
+    until(lambda: page.get_attribute("#frame", "data-on") == "true", "a picture")
+    page.screenshot(path=str(tmp_path / "phone.png"), full_page=True)
+    page.keyboard.press("Enter")
+    until(lambda: status(page) == "Ready", "the end of the call")
+    chosen = page.locator("input[name=actor]").first
+    chosen.focus()
+    page.keyboard.press("ArrowDown")
+    assert page.locator("input[name=actor]").nth(1).is_checked()
+    context.close()
