@@ -8,7 +8,6 @@ A shell feeds it speech, runs the jobs it asks for (one at a time) and takes the
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +18,9 @@ from mytalk.engines.engine import EngineSpec
 from mytalk.errors import BadInput, SessionClosed
 from mytalk.resample import check_rate
 from mytalk.session_intake import Moment, SpeechQueue
-from mytalk.session_plan import Anchor, Closing, ReadyPicture, Utterance
-from mytalk.session_report import Counters, EventKind, SessionEvent, SessionStats
+from mytalk.session_plan import Anchor, Closing, Utterance
+from mytalk.session_report import EventKind, EventLog, SessionEvent, SessionStats
+from mytalk.session_stage import Stage
 from mytalk.session_state import TRANSITIONS, Change, State
 from mytalk.types import (
     F32,
@@ -76,20 +76,14 @@ class TalkSession:
         self._actor, self._spec, self._config, self._seed = actor, spec, config, seed
         self._initial_state = initial_state
         self._state = State.IDLE
-        self._origin = now  # due time of slot 0; a long stall moves it
         self._now = now
-        self._slot = 0
-        self._position = 0
         self._generation = 0
+        self._stage = Stage(actor, now)
         self._queue = SpeechQueue(config, spec, self._make_utterance)
         self._closing: Closing | None = None
         self._flight: _Flight | None = None
-        self._shown: ReadyPicture | None = None  # the talking picture on show; None: the idle face
-        self._late_run = 0
         self._starved_slots = 0
-        self._events: deque[SessionEvent] = deque()
-        self._count = Counters()
-        self._slack: deque[float] = deque(maxlen=250)
+        self._events = EventLog(MAX_EVENTS)
 
     # -- speech comes in -------------------------------------------------------------------------------
 
@@ -130,7 +124,7 @@ class TalkSession:
             self._now,
             self.next_due(),
             self._state is State.SPEAKING,
-            self._state is State.BUFFERING and self._shown is not None,
+            self._state is State.BUFFERING and self._stage.mouth_open,
         )
 
     def end_of_speech(self, now: float) -> None:
@@ -160,7 +154,7 @@ class TalkSession:
             self._move(Change.CLOSE)
             self._generation += 1
             self._queue.clear()
-            self._closing = self._flight = self._shown = None
+            self._closing = self._flight = None
 
     # -- what to compute -------------------------------------------------------------------------------
 
@@ -194,7 +188,7 @@ class TalkSession:
                 return flight
             skipped = utterance.skip_motion()
             if skipped:
-                self._count.skipped_frames += skipped
+                self._stage.count.skipped_frames += skipped
                 self._tell("skipped", detail=f"motion was behind and skipped {skipped} frames")
             if not utterance.all_planned:
                 fits = ahead + self._config.hop_frames <= self._config.ahead_frames
@@ -209,7 +203,7 @@ class TalkSession:
         """Fix the play positions of an utterance from its next frame on, so that it can be rendered ahead."""
         assert utterance.start_at is not None
         history: list[F32] = []
-        free_slot, position = self._slot, self._position
+        free_slot, position = self._stage.slot, self._stage.position
         if previous is not None:
             assert previous.total_frames is not None
             free_slot += previous.total_frames - previous.next_play
@@ -217,10 +211,10 @@ class TalkSession:
         elif self._closing is not None:
             free_slot += self._closing.remaining
             position, history = position + self._closing.remaining, self._closing.history
-        wanted = (utterance.start_at - self._origin) / FRAME_S
+        wanted = self._stage.slots_until(utterance.start_at)
         # A live delay is a target, so it is rounded to the nearest slot; a shortest time is rounded up.
         slot = max(free_slot, round(wanted) if utterance.live else math.ceil(wanted - 1e-6))
-        if previous is None and self._closing is None and self._shown is not None:
+        if previous is None and self._closing is None and self._stage.mouth_open:
             # It was starved for a moment and its last picture is held: the clip goes on from there.
             utterance.anchor = Anchor(utterance.next_play, slot, position)
             return
@@ -261,7 +255,7 @@ class TalkSession:
         return flight if job.generation == self._generation else None
 
     def _failed(self, flight: _Flight, detail: str) -> None:
-        self._count.failed_jobs += 1
+        self._stage.count.failed_jobs += 1
         if isinstance(flight.job, MotionJob) and isinstance(flight.owner, Utterance):
             flight.owner.motion_failed()
         else:
@@ -272,23 +266,16 @@ class TalkSession:
 
     def next_due(self) -> float:
         """When the next slice leaves (monotonic seconds)."""
-        return self._origin + self._slot * FRAME_S
+        return self._stage.next_due_s
 
     def slices_due(self, now: float) -> list[AvSlice]:
         """The slices that are due by now, oldest first; a stall beyond the catch-up bound moves the clock."""
         self._now = now
-        if self._state is State.CLOSED:
-            return []
-        behind = math.floor((now - self.next_due()) / FRAME_S) + 1
-        if behind > self._config.max_burst_slots:
-            moved = (behind - self._config.max_burst_slots) * FRAME_S
-            self._origin += moved
-            self._count.stalled_s += moved
         slices: list[AvSlice] = []
-        while self.next_due() <= now:
-            slices.append(self._next_slice())
-            self._slot += 1
-            self._count.slices += 1
+        if self._state is not State.CLOSED:
+            self._stage.forgive_stall(now, self._config.max_burst_slots)
+            while self._stage.next_due_s <= now:
+                slices.append(self._next_slice())
         return slices
 
     def _next_slice(self) -> AvSlice:
@@ -301,7 +288,13 @@ class TalkSession:
             return self._talking_slice(current)
         if self._state is State.CLOSING_MOUTH and self._closing is not None:
             return self._closing_slice(self._closing)
-        return self._resting_slice(current)
+        if self._stage.mouth_open or (current is not None and self._reached(current)):
+            return self._stage.hold(self._generation)
+        return self._stage.idle(self._generation)
+
+    def _reached(self, current: Utterance) -> bool:
+        """Whether the clip stands where the (anchored) utterance begins."""
+        return current.anchor is not None and self._stage.position >= current.anchor.position
 
     def _starve(self, current: Utterance) -> None:
         """The next speech is not here: playout pauses and is anchored anew when it comes."""
@@ -315,29 +308,23 @@ class TalkSession:
         if current.anchor is None:
             self._starved_slots += 1
             away = current.start_at is None and self._starved_slots > self._config.hold_frames
-            if self._shown is not None and away:
+            if self._stage.mouth_open and away:
                 self._close_mouth()
             return
-        waited_s = (self._slot - current.anchor.slot) * FRAME_S
-        reached = waited_s >= 0 and self._position >= current.anchor.position
-        if reached and (current.first_pictures_settled() or waited_s >= self._config.start_wait_s):
+        waited_s = (self._stage.slot - current.anchor.slot) * FRAME_S
+        given_up = waited_s >= self._config.start_wait_s
+        if waited_s >= 0 and self._reached(current) and (current.first_pictures_settled() or given_up):
             self._tell("resumed" if current.started else "speech_started", samples=current.played_samples)
             current.started = True
             self._move(Change.STARTED)
 
     def _talking_slice(self, current: Utterance) -> AvSlice:
-        frame = current.next_play
-        samples = current.speech.frame_samples(frame)
-        before = current.played_samples
-        ready = current.track.take(frame)
-        slack_s = self._show(ready)
-        self._slack.append(slack_s)
-        made = self._slice(samples, frame * PLAYOUT_SAMPLES_PER_FRAME, late=ready is None, slack_s=slack_s)
-        self._position += 1
+        frame, before = current.next_play, current.played_samples
+        samples, ready = current.speech.frame_samples(frame), current.track.take(frame)
+        made = self._stage.talk(ready, samples, frame * PLAYOUT_SAMPLES_PER_FRAME, self._generation)
         current.next_play += 1
         current.speech.forget_played(current.next_play)
-        self._count.talking += 1
-        self._count.played_samples += current.played_samples - before
+        self._stage.count.played_samples += current.played_samples - before
         if self._state is State.SPEAKING and current.speech.ended and current.unplayed_samples == 0:
             self._move(Change.ALL_SPOKEN)
             self._tell("speech_ended", samples=current.played_samples)
@@ -347,81 +334,25 @@ class TalkSession:
         return made
 
     def _closing_slice(self, closing: Closing) -> AvSlice:
-        ready = closing.track.take(closing.next_play)
-        slack_s = self._show(ready)
-        made = self._slice(_silence(), None, late=ready is None, slack_s=slack_s)
-        self._position += 1
+        made = self._stage.shut(closing.track.take(closing.next_play), self._generation)
         closing.next_play += 1
-        self._count.closing += 1
         if closing.remaining == 0:
             self._rest()
         return made
 
-    def _resting_slice(self, current: Utterance | None) -> AvSlice:
-        """The idle face; or, where a starved mouth is held or a start waits, the clip stands still."""
-        if self._shown is not None:
-            self._count.held += 1
-            self._count.repeated += 1
-            return self._slice(_silence(), None, late=False, slack_s=None)
-        waits = (
-            current is not None and current.anchor is not None and self._position >= current.anchor.position
-        )
-        if waits:
-            self._count.held += 1
-            position = max(0, self._position - 1)
-        else:
-            self._count.idle += 1
-            position = self._position
-            self._position += 1
-        return self._slice(_silence(), None, late=False, slack_s=None, position=position)
-
-    def _show(self, ready: ReadyPicture | None) -> float:
-        """Put a picture on show, or keep the previous one if it is late; returns the slack in seconds."""
-        if ready is not None:
-            self._shown = ready
-            self._late_run = 0
-            return self.next_due() - ready.ready_at
-        self._late_run += 1
-        self._count.late += 1
-        self._count.repeated += 1
-        return -FRAME_S * self._late_run  # what is shown instead is so much too old
-
-    def _slice(
-        self,
-        samples: I16,
-        speech_sample: int | None,
-        *,
-        late: bool,
-        slack_s: float | None,
-        position: int | None = None,
-    ) -> AvSlice:
-        """The next slice; with no talking picture on show, the idle face at ``position`` (default: now)."""
-        idle_index = self._actor.clip_index(self._position if position is None else position)
-        return AvSlice(
-            slot=self._slot,
-            samples=samples,
-            picture=None if self._shown is None else self._shown.picture,
-            clip_index=idle_index if self._shown is None else self._shown.shows.clip_index,
-            speech_sample=speech_sample,
-            late=late,
-            slack_s=slack_s,
-            generation=self._generation,
-        )
-
     def _close_mouth(self) -> None:
         """From whatever is on show to the idle face, smoothly."""
-        displacement: F32 | None = None if self._shown is None else self._shown.shows.displacement
+        displacement = self._stage.displacement
         if displacement is None:
             self._rest()
             return
-        self._closing = Closing(displacement, self._position, self._actor, self._config.close_frames)
-        self._late_run = 0
+        self._closing = Closing(displacement, self._stage.position, self._actor, self._config.close_frames)
         self._move(Change.MOUTH_OPEN)
 
     def _rest(self) -> None:
         """The mouth is closed: idle, or on to the utterance that waits."""
-        self._closing = self._shown = None
-        self._late_run = 0
+        self._closing = None
+        self._stage.idle_face()
         if self._state is not State.IDLE:
             self._move(Change.MOUTH_CLOSED)
         if self._queue.current is not None:
@@ -431,32 +362,24 @@ class TalkSession:
 
     def events(self) -> list[SessionEvent]:
         """What has happened since the last call."""
-        events = list(self._events)
-        self._events.clear()
-        return events
+        return self._events.drain()
 
     def stats(self) -> SessionStats:
         """Counters and the present state."""
-        return self._count.stats(
+        return self._stage.count.stats(
             state=self._state.name.lower(),
             generation=self._generation,
+            dropped_events=self._events.dropped,
             dropped_live_s=self._queue.dropped_live_s,
             buffered_s=self._queue.unplayed_s,
             live_delay_s=self._queue.live_delay_s,
-            slack_s=tuple(self._slack),
+            slack_s=tuple(self._stage.slack_s),
         )
 
     def _move(self, change: Change) -> None:
         self._state = TRANSITIONS[self._state, change]
 
     def _tell(self, kind: EventKind, *, samples: int = 0, detail: str = "") -> None:
-        if len(self._events) >= MAX_EVENTS:
-            self._events.popleft()
-            self._count.dropped_events += 1
         current = self._queue.current
         number = -1 if current is None else current.number
-        self._events.append(SessionEvent(kind, self._slot, number, self._generation, samples, detail))
-
-
-def _silence() -> I16:
-    return np.zeros(PLAYOUT_SAMPLES_PER_FRAME, np.int16)
+        self._events.add(SessionEvent(kind, self._stage.slot, number, self._generation, samples, detail))

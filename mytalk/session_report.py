@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,6 +68,25 @@ class SessionStats:
     slack_s: tuple[float, ...]
 
 
+class EventLog:
+    """Events until somebody asks for them; the oldest are dropped beyond a bound, and counted."""
+
+    def __init__(self, most: int) -> None:
+        self.dropped = 0
+        self._events: deque[SessionEvent] = deque(maxlen=most)
+
+    def add(self, event: SessionEvent) -> None:
+        """Note an event."""
+        self.dropped += len(self._events) == self._events.maxlen
+        self._events.append(event)
+
+    def drain(self) -> list[SessionEvent]:
+        """All noted events, oldest first; forgets them."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+
 @dataclass(slots=True)
 class Counters:
     """The counters of ``SessionStats`` while they grow."""
@@ -80,7 +100,6 @@ class Counters:
     repeated: int = 0
     failed_jobs: int = 0
     skipped_frames: int = 0
-    dropped_events: int = 0
     stalled_s: float = 0.0
     played_samples: int = 0
 
@@ -89,6 +108,7 @@ class Counters:
         *,
         state: str,
         generation: int,
+        dropped_events: int,
         dropped_live_s: float,
         buffered_s: float,
         live_delay_s: float | None,
@@ -107,7 +127,7 @@ class Counters:
             repeated=self.repeated,
             failed_jobs=self.failed_jobs,
             skipped_frames=self.skipped_frames,
-            dropped_events=self.dropped_events,
+            dropped_events=dropped_events,
             dropped_live_s=dropped_live_s,
             stalled_s=self.stalled_s,
             played_samples=self.played_samples,
