@@ -26,6 +26,7 @@ from benchmarks.summary import KEYS, CallFigures, call_figures, live_summary
 from clients.headless.call import Call, CallOptions, allow_loopback
 from clients.headless.errors import ClientError
 from clients.headless.report import delays
+from clients.headless.signalling import Signalling
 from clients.headless.sources import Microphone
 from clients.headless.testcard import click_times, click_train, percentiles
 
@@ -149,7 +150,8 @@ async def measure(args: argparse.Namespace, url: str, pid: int | None) -> dict[s
     second = await pushed(options, args.seconds, args.sessions)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     settings = {"seconds": args.seconds, "hop": args.hop, "lookahead": args.lookahead, "actor": args.actor}
-    engine = args.engine or "server default"
+    async with Signalling(url, args.token) as signalling:
+        engine = str((await signalling.health()).get("engine", args.engine))
     return ordered(
         {
             **first,
@@ -180,14 +182,22 @@ def show(report: dict[str, Any], console: Console) -> None:
         "audio → picture (ms)": "audio_to_picture_ms",
         "push → first picture (ms)": "push_to_first_picture_ms",
     }
-    windows = {label: report[key] for label, key in rows.items()} | {"slack (ms)": report["slack_ms"]}
+    windows = {label: report[key] for label, key in rows.items()}
     windows |= {f"  {name} (ms)": value for name, value in (report["stages_ms"] or {}).items()}
     for label, value in windows.items():
         table.add_row(
             label, *(f"{value[p]:.1f}" if value and p in value else "–" for p in ("p50", "p95", "p99"))
         )
     table.add_section()
-    for key in ("fps", "late_frames_pct", "av_skew_ms", "av_skew_rtcp_ms", "cpu_cores_used", "frame_size"):
+    for key in (
+        "slack_ms",
+        "fps",
+        "late_frames_pct",
+        "av_skew_ms",
+        "av_skew_rtcp_ms",
+        "cpu_cores_used",
+        "frame_size",
+    ):
         table.add_row(key, str(report[key]))
     missed = (
         f"{report['clicks_missed']} of {report['clicks']}, {report['pushes_missed']} of {report['pushes']}"

@@ -130,7 +130,7 @@ class ReferencePeer:
         await self.runner.cleanup()
 
     async def health(self, _request):
-        return web.json_response({"status": "ok"})
+        return web.json_response({"status": "ok", "engine": "reference"})
 
     async def end(self, request):
         peer = self.peers.pop(request.match_info["id"], None)

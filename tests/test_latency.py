@@ -91,6 +91,7 @@ async def test_a_short_real_run_measures_a_known_delay(tmp_path: Path) -> None:
     assert report["audio_to_picture_ms"]["p50"] > 150
     assert report["push_to_first_picture_ms"]["p50"] > 0
     assert report["frame_size"] == [192, 192]
+    assert report["engine"] == "reference"
     assert report["cpu_cores_used"] is None or report["cpu_cores_used"] > 0
     assert -60 < report["av_skew_ms"] < 120
     console = Console(record=True, width=100)

@@ -35,6 +35,7 @@ STALL_S = 5.0  # no media for this long: the server is gone
 CLOSE_S = 5.0  # most time that hanging up may take
 PUSH_CHUNK_BYTES = 16_384
 PUSH_BUFFER_BYTES = 4 * PUSH_CHUNK_BYTES  # stop feeding the channel above this
+PUSH_AHEAD_S = 60.0  # the server holds two minutes of unplayed speech
 SOUND_LEVEL = 0.02 * 32767  # speech has started
 MAX_MESSAGES = 2_000  # server messages kept; about half an hour of one a second
 
@@ -188,7 +189,7 @@ class Call:
         self.send({"type": "start", "rate": rate})
         data = samples.astype("<i2").tobytes()
         for offset in range(0, len(data), PUSH_CHUNK_BYTES):
-            while self._channel.bufferedAmount > PUSH_BUFFER_BYTES:
+            while self._must_wait(offset / 2 / rate, start_s):
                 self._drained.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._drained.wait(), 0.5)
@@ -197,6 +198,10 @@ class Call:
             self._channel.send(data[offset : offset + PUSH_CHUNK_BYTES])
         self.send({"type": "end"})
         return start_s
+
+    def _must_wait(self, sent_s: float, start_s: float) -> bool:
+        ahead_s = sent_s - (time.monotonic() - start_s)
+        return self._channel.bufferedAmount > PUSH_BUFFER_BYTES or ahead_s > PUSH_AHEAD_S
 
     def send(self, message: dict[str, Any]) -> None:
         """Send one control message over the open data channel."""
@@ -257,6 +262,8 @@ class Call:
             message = json.loads(data)
             if isinstance(message, dict) and len(self.observed.messages) < MAX_MESSAGES:
                 self.observed.messages.append((time.monotonic(), message))
+                if message.get("type") == "closed":
+                    self._lose("the server ended the call")
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         consume = self._watch_video if track.kind == "video" else self._watch_audio

@@ -53,6 +53,10 @@ class Signalling:
                 f"{self.url}/offer answered without {error}; is it a mytalk server?", "bad_answer"
             ) from error
 
+    async def health(self) -> dict[str, Any]:
+        """GET /healthz; raises ``Refused``."""
+        return await self._request("GET", "/healthz", None)
+
     async def end(self, session_id: str) -> None:
         """DELETE the session; a server that is gone or has forgotten it is no error."""
         try:
