@@ -55,6 +55,25 @@ def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
+@contextmanager
+def _native_chatter_hidden() -> Iterator[None]:
+    """Send what native libraries write to file descriptor 2 to nowhere; Python's own stderr still works.
+
+    MediaPipe's start-up lines, which no setting silences, would bury the one line that matters.
+    """
+    shown, saved = sys.stderr, os.dup(2)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, os.fdopen(os.dup(2), "w", buffering=1) as ours:
+        if shown is sys.__stderr__:
+            sys.stderr = ours
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            sys.stderr = shown
+
+
 def _load_engine(args: argparse.Namespace) -> Engine:
     from mytalk.engines import default_bundle, load_engine
 
@@ -64,7 +83,7 @@ def _load_engine(args: argparse.Namespace) -> Engine:
 def _dub(args: argparse.Namespace, make_engine: EngineMaker) -> None:
     engine = make_engine(args)
     begin = time.monotonic()
-    with _bar(args.quiet) as progress:
+    with _native_chatter_hidden(), _bar(args.quiet) as progress:
         report = dub(args.video, args.speech, args.out, engine, face=args.face, progress=progress)
     took_s = time.monotonic() - begin
     note = f", {report.without_face} of them without a face" if report.without_face else ""
@@ -85,7 +104,7 @@ def _actor_make(args: argparse.Namespace, _: EngineMaker) -> None:
         end_s=args.end,
         face=args.face,
     )
-    with _bar(args.quiet) as progress:
+    with _native_chatter_hidden(), _bar(args.quiet) as progress:
         actor = make_actor(args.video, args.out, source, progress)
     card = actor.card
     print(f"{args.out}: actor {card.name!r}, {card.frames / card.fps:.1f} s loop, {card.width}×{card.height}")
@@ -119,7 +138,7 @@ def _actor_show(args: argparse.Namespace, make_engine: EngineMaker) -> None:
 
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--engine", default="onnx", help="inference engine (default: onnx)")
+    parser.add_argument("--engine", default="auto", help="inference engine (default: auto)")
     parser.add_argument("--bundle", type=Path, help="folder with the weights (default: the bundled ones)")
     parser.add_argument("--threads", type=int, help="threads of the engine (default: it decides)")
 
@@ -208,9 +227,6 @@ def _complain(line: str) -> None:
 
 def main(argv: list[str] | None = None, make_engine: EngineMaker = _load_engine) -> int:
     """Command line; returns the exit status: 0, 1 for an error told in one line, 2 for wrong usage."""
-    # MediaPipe's start-up chatter would bury the one line that matters.
-    os.environ.setdefault("GLOG_minloglevel", "3")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     args = _parser().parse_args(argv)
     try:
         args.run(args, make_engine)

@@ -118,7 +118,7 @@ def loop(points: F32, thumbnails: F32) -> tuple[slice, npt.NDArray[np.int32]]:
         _, first, end = best
         return slice(first, end), np.arange(end - first, dtype=np.int32)
     still = np.linalg.norm(speed, axis=1)
-    margin = min(TURN_FRAMES, (count - MIN_FRAMES) // 2)
+    margin = min(TURN_FRAMES, count // 16, (count - MIN_FRAMES) // 2)
     first = 1 + int(np.argmin(still[1 : margin + 2])) if margin > 0 else 0
     end = count - margin + int(np.argmin(still[count - margin :])) + 1 if margin > 0 else count
     return slice(first, end), play_order_ping_pong(end - first)
