@@ -22,9 +22,9 @@ from mytalk.compose import hidden_mask
 from mytalk.errors import MyTalkError
 from mytalk.landmarks.layout import load_layout
 from mytalk.models.appearance import AppearanceConfig, AppearanceModel
+from mytalk.models.checkpoint import load_checkpoint
 from mytalk.models.identity import IdentityExtractor
 from mytalk.models.motion import MotionConfig, MotionModel
-from training.loop import load_checkpoint
 
 
 def load_motion(path: Path) -> tuple[MotionModel, IdentityExtractor, dict[str, Any]]:
@@ -127,7 +127,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"export: {error}", file=sys.stderr)
         return 1
     size = sum(path.stat().st_size for path in args.out.iterdir()) / 1e6
-    print(f"{args.out}: {size:.1f} MB; landmarks {parity['landmark_px']:.5f} px, pictures {parity['picture_db']:.1f} dB")
+    print(
+        f"{args.out}: {size:.1f} MB; landmarks {parity['landmark_px']:.5f} px, pictures {parity['picture_db']:.1f} dB"
+    )
     return 0
 
 

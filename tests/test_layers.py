@@ -16,7 +16,11 @@ RUNTIMES = ("onnxruntime", "torch", "torch_tensorrt", "tensorrt", "openvino")
 ENGINES = tuple(f"mytalk.engines.{name}" for name in ("onnx", "torch", "tensorrt", "openvino"))
 NOT_IN_CORE = ("asyncio", "aiortc", *RUNTIMES)
 CLOCK_READERS = {"mytalk.__main__"}  # a command line may show a person how long something takes
-TORCH_USERS = ("mytalk.models", "export", "training", "benchmarks")  # beside its engine file
+TOOLS = (
+    "export",
+    "training",
+    "benchmarks",
+)  # may use a runtime bare: export compares torch with ONNX Runtime
 DATE_READS = {"now", "utcnow", "today"}
 
 
@@ -128,16 +132,15 @@ def faults_of(own: Module) -> list[str]:
 
 
 def runtime_faults(modules: list[Module]) -> list[str]:
-    """Each runtime library belongs to one file of engines/; TORCH_USERS may have torch as well."""
+    """Each runtime library belongs to one file of engines/; tools may use all, models are made of torch."""
     faults = []
     for library in RUNTIMES:
         users = {
             own.name
             for own in modules
-            if any(inside(name, library) for name in imports(ast.parse(own.source), own.package))
+            if not own.is_in(*TOOLS, *(("mytalk.models",) if library == "torch" else ()))
+            and any(inside(name, library) for name in imports(ast.parse(own.source), own.package))
         }
-        if library == "torch":
-            users = {name for name in users if not any(inside(name, user) for user in TORCH_USERS)}
         engines = {name for name in users if inside(name, "mytalk.engines")}
         if len(engines) > 1:
             faults.append(f"{library} is imported by several engines: {sorted(engines)}")

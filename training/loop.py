@@ -1,11 +1,9 @@
-"""What every trainer shares: run configs, checkpoints that describe themselves, exponential moving average."""
+"""What every trainer shares: run configs, checkpoints, exponential moving average."""
 
 from __future__ import annotations
 
-import json
-import os
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +11,9 @@ import torch
 from torch import nn
 
 from mytalk.errors import BadInput
+from mytalk.models.checkpoint import load_checkpoint, save_checkpoint
+
+__all__ = ["Average", "load_checkpoint", "load_config", "save_checkpoint"]
 
 C = TypeVar("C")
 
@@ -41,7 +42,9 @@ class Average:
 
     def __post_init__(self) -> None:
         """Start from the current weights."""
-        self.weights = {name: value.detach().clone().float() for name, value in self.model.state_dict().items()}
+        self.weights = {
+            name: value.detach().clone().float() for name, value in self.model.state_dict().items()
+        }
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -49,20 +52,3 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in self.model.state_dict().items():
             self.weights[name].lerp_(value.float(), 1 - decay)
-
-
-def save_checkpoint(path: Path, step: int, config: object, parts: dict[str, Any]) -> None:
-    """Write a checkpoint through a temporary file, so that a kill leaves the last good one intact."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save({"step": step, "config": json.dumps(asdict(config)), **parts}, temporary)  # type: ignore[call-overload]
-    os.replace(temporary, path)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; raises ``BadInput`` with the reason if it cannot be read."""
-    try:
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        raise BadInput(f"{path}: cannot be read as a checkpoint ({error})") from error
-    return loaded
