@@ -117,6 +117,6 @@ def export_graphs(
     _export(AppearanceEncoders(appearance), crops, ["latents"], out / "encode.onnx", {"faces"})
     drawn = {
         "landmark_images": torch.zeros(2, 3, CROP, CROP),
-        "latents": torch.zeros(2, appearance.config.app, 40, 44),
+        "latents": torch.zeros(2, appearance.config.app + 48, 40, 44),
     }
     _export(AppearanceDecoder(appearance), drawn, ["pictures"], out / "decode.onnx", set(drawn))

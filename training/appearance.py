@@ -37,10 +37,10 @@ class AppearanceRun:
     steps: int = 40_000
     clips_per_batch: int = 4
     targets_per_clip: int = 4
-    learning_rate: float = 6e-4
+    learning_rate: float = 8e-4
     final_learning_rate: float = 5e-5
     warmup_steps: int = 200
-    decay_minutes: float = 80.0
+    decay_minutes: float = 65.0
     actor_share: float = 0.4
     synthetic_share: float = 0.35
     kl_weight: float = 1e-6
@@ -174,7 +174,8 @@ def reconstruct(model: AppearanceModel, batch: Batch) -> tuple[Tensor, Tensor]:
         lip_mean, lip_logvar = model.encode_lips(batch.references)
         face_mean, face_logvar = model.encode_face(batch.targets.contiguous(memory_format=channels_last))
         lips = _sample(lip_mean, lip_logvar).repeat_interleave(targets_per_clip, 0)
-        latents = model.latent(lips, _sample(face_mean, face_logvar))
+        references = batch.references.repeat_interleave(targets_per_clip, 0)
+        latents = model.latent(lips, _sample(face_mean, face_logvar), references)
         out = model.decode(batch.images.contiguous(memory_format=channels_last), latents)
     return out.float(), _kl(lip_mean, lip_logvar) + _kl(face_mean, face_logvar)
 

@@ -1,8 +1,10 @@
 """Landmark-conditioned appearance VAE (paper 3.4): three encoders, FusionNet, decoder; size ``tiny``.
 
-Same shape as the paper with two changes that a CPU needs. Everything works on the window of the 256×256 crop that
-holds the mask, since pixels outside it are the source's own; and there are no norms and only ReLU, since GroupNorm
-and SiLU cost 2–4× in every CPU runtime (residual branches start at zero instead).
+Same shape as the paper with three changes that a CPU needs. Everything works on the window of the 256×256 crop that
+holds the mask, since pixels outside it are the source's own. There are no norms and only ReLU, since GroupNorm and
+SiLU cost 2–4× in every CPU runtime (residual branches start at zero instead). And the cached appearance latent carries,
+besides FusionNet's features, a *base*: the references' own pixels, blended by FusionNet. The decoder repaints it only
+where speech or pose asks for it, so that skin keeps its detail without a large decoder.
 """
 
 from __future__ import annotations
@@ -74,6 +76,9 @@ class Encoder(nn.Module):
         self.up = nn.Conv2d(deep, width * 4, 1)
         self.fuse = ResBlock(width)
         self.quant = nn.Conv2d(width, 2 * z, 1)
+        with torch.no_grad():
+            # Starting with little posterior noise lets the decoder find out that the latents are worth reading.
+            self.quant.bias[z:].fill_(-6.0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Encode; log-variance is clamped to -30..10."""
@@ -100,7 +105,10 @@ class LandmarkEncoder(nn.Module):
 
 
 class FusionNet(nn.Module):
-    """Three lip latents and one face latent [B, 4 z, 40, 44] → appearance latent [B, app, 40, 44] (paper 3.4.2)."""
+    """Three lip latents and one face latent [B, 4 z, 40, 44] → appearance features [B, app, 40, 44] (paper 3.4.2).
+
+    Also gives blending weights of the references [B, 3, 160, 176], which sum to 1 in every pixel.
+    """
 
     def __init__(self, config: AppearanceConfig) -> None:
         super().__init__()
@@ -109,16 +117,19 @@ class FusionNet(nn.Module):
             ConvRelu((REFERENCES + 1) * config.z, width),
             ResBlock(width),
             ResBlock(width),
-            nn.Conv2d(width, config.app, 1),
+            nn.Conv2d(width, config.app + REFERENCES, 1),
         )
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse."""
-        return self.layers(latents)
+        fused = self.layers(latents)
+        features, weights = fused[:, :-REFERENCES], fused[:, -REFERENCES:]
+        return features, F.interpolate(weights, scale_factor=STRIDE, mode="bilinear").softmax(dim=1)
 
 
 class Decoder(nn.Module):
-    """[z_app, z_lm] [B, app + landmark_z, 40, 44] → RGB window [B, 3, 160, 176], 0..1 not clamped (paper 3.4.3)."""
+    """[z_app, z_lm] [B, app + landmark_z, 40, 44] → repainted RGB window [B, 3, 160, 176], 0..1 not clamped, and
+    how much of the base shows through [B, 1, 160, 176] (paper 3.4.3)."""
 
     def __init__(self, config: AppearanceConfig) -> None:
         super().__init__()
@@ -130,15 +141,16 @@ class Decoder(nn.Module):
         self.join = ResBlock(width)
         self.up_fine = nn.Conv2d(width, fine * 4, 3, 1, 1)
         self.fine = ResBlock(fine)
-        self.out = nn.Conv2d(fine, 12, 3, 1, 1)
+        self.out = nn.Conv2d(fine, 16, 3, 1, 1)
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Decode the window."""
         shallow = self.stem(latents)
         deep = F.pixel_shuffle(self.up(self.middle(self.down(shallow))), 2)
         joined = self.join(F.relu(shallow + deep))
         fine = self.fine(F.relu(F.pixel_shuffle(self.up_fine(joined), 2)))
-        return F.pixel_shuffle(self.out(fine), 2) + 0.5
+        painted = F.pixel_shuffle(self.out(fine), 2)
+        return painted[:, :3] + 0.5, torch.sigmoid(painted[:, 3:] + 1.0)
 
 
 class AppearanceModel(nn.Module):
@@ -167,14 +179,17 @@ class AppearanceModel(nn.Module):
         """Current windows [B, 3, 160, 176] in 0..1 → mean, logvar [B, z, 40, 44]; the mask's inside is hidden."""
         return self.face_encoder((faces - 0.5) * (1 - self.hidden))
 
-    def latent(self, lips: Tensor, faces: Tensor) -> Tensor:
-        """Appearance latent [B, app, 40, 44] of posterior samples or means."""
-        return self.fusion(torch.cat([lips, faces], dim=1))
+    def latent(self, lips: Tensor, faces: Tensor, references: Tensor) -> Tensor:
+        """Appearance latent [B, app + 48, 40, 44] of posterior samples or means and reference windows [B, 3, 3, 160, 176]."""
+        features, weights = self.fusion(torch.cat([lips, faces], dim=1))
+        base = (weights[:, :, None] * references).sum(dim=1)
+        return torch.cat([features, F.pixel_unshuffle(base, STRIDE)], dim=1)
 
     def decode(self, landmark_images: Tensor, latents: Tensor) -> Tensor:
-        """Landmark image windows [B, 3, 160, 176] in 0..1 and latents [B, app, 40, 44] → window RGB [B, 3, 160, 176]."""
+        """Landmark image windows [B, 3, 160, 176] in 0..1 and latents [B, app + 48, 40, 44] → window RGB [B, 3, 160, 176]."""
         z_lm = self.landmark_encoder(landmark_images)
-        return self.decoder(torch.cat([latents, z_lm], dim=1))
+        painted, shown = self.decoder(torch.cat([latents[:, : self.config.app], z_lm], dim=1))
+        return shown * F.pixel_shuffle(latents[:, self.config.app :], STRIDE) + (1 - shown) * painted
 
 
 class PatchDiscriminator(nn.Module):

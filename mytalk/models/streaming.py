@@ -84,7 +84,7 @@ def initial_state(config: MotionConfig, count: int = 1) -> tuple[Tensor, Tensor,
 
 
 class AppearanceEncoders(nn.Module):
-    """What runs once per actor: uint8 references [3, 256, 256, 3] and faces [N, 256, 256, 3] → latents [N, app, 40, 44]."""
+    """What runs once per actor: uint8 references [3, 256, 256, 3] and faces [N, 256, 256, 3] → latents [N, app + 48, 40, 44]."""
 
     def __init__(self, model: AppearanceModel) -> None:
         super().__init__()
@@ -92,13 +92,15 @@ class AppearanceEncoders(nn.Module):
 
     def forward(self, references: Tensor, faces: Tensor) -> Tensor:
         """Posterior means, fused."""
-        lips = self.model.encode_lips(_windows(references)[None])[0]
+        seen = _windows(references)[None]
+        lips = self.model.encode_lips(seen)[0]
         face = self.model.encode_face(_windows(faces))[0]
-        return self.model.latent(lips.expand(face.shape[0], -1, -1, -1), face)
+        count = face.shape[0]
+        return self.model.latent(lips.expand(count, -1, -1, -1), face, seen.expand(count, -1, -1, -1, -1))
 
 
 class AppearanceDecoder(nn.Module):
-    """What runs per frame: landmark images [B, 3, 256, 256] and latents [B, app, 40, 44] → uint8 [B, 256, 256, 3]."""
+    """What runs per frame: landmark images [B, 3, 256, 256] and latents [B, app + 48, 40, 44] → uint8 [B, 256, 256, 3]."""
 
     def __init__(self, model: AppearanceModel) -> None:
         super().__init__()

@@ -1,0 +1,67 @@
+"""Cropping and pasting back: exact outside the mask, faithful inside."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mytalk.compose import crop, hidden_mask, paste, paste_mask
+from mytalk.errors import BadInput
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 / width, y * 255 / height, 128 + 60 * np.sin(x / 25)], axis=-1).astype(np.uint8)
+
+
+def matrix(scale: float, angle: float, left: float, top: float) -> np.ndarray:
+    c, s = np.cos(angle) * scale, np.sin(angle) * scale
+    return np.array([[c, -s, left], [s, c, top]], np.float32)
+
+
+def test_masks_agree_and_stay_inside_the_crop():
+    hidden, weight = hidden_mask(), paste_mask()
+    assert set(np.unique(hidden)) == {0.0, 1.0}
+    assert weight[hidden == 0].max() == 0
+    assert weight.max() == 255
+    assert hidden[:, 0].max() == hidden[0].max() == 0
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5, 3.2])
+def test_paste_leaves_every_pixel_outside_the_mask_alone(scale):
+    frame = picture(480, 640)
+    place = matrix(scale, 0.2, 60.0, 20.0)
+    out = paste(frame, np.zeros((256, 256, 3), np.uint8), place)
+    y, x = np.mgrid[:480, :640] + 0.5
+    back = np.linalg.inv(np.vstack([place, (0, 0, 1)]))
+    u, v = (np.floor(back[i, 0] * x + back[i, 1] * y + back[i, 2]).astype(int) for i in range(2))
+    near = np.zeros((480, 640), bool)
+    for dx in (-1, 0, 1):
+        for dy in (-1, 0, 1):
+            a, b = u + dx, v + dy
+            inside = (a >= 0) & (a < 256) & (b >= 0) & (b < 256)
+            near[inside] |= hidden_mask()[b[inside], a[inside]] > 0
+    assert (out[~near] == frame[~near]).all()
+    assert (out != frame).any()
+    assert (frame == picture(480, 640)).all()
+
+
+@pytest.mark.parametrize(("scale", "angle"), [(1.0, 0.0), (1.5, 0.0), (2.0, 0.3), (0.6, -0.2)])
+def test_a_crop_pasted_back_where_it_came_from_changes_next_to_nothing(scale, angle):
+    frame = picture(700, 900)
+    place = matrix(scale, angle, 200.0, 60.0)
+    out = paste(frame, crop(frame, place), place)
+    assert np.abs(out.astype(int) - frame).max() <= 6
+
+
+def test_a_face_half_out_of_the_frame_is_no_error():
+    frame = picture(200, 200)
+    for place in (matrix(1, 0, -150, -150), matrix(1, 0, 120, 100), matrix(1, 0, 5000, 5000)):
+        assert paste(frame, crop(frame, place), place).shape == frame.shape
+
+
+def test_wrong_pictures_are_refused():
+    with pytest.raises(BadInput):
+        crop(np.zeros((10, 10), np.uint8), matrix(1, 0, 0, 0))
+    with pytest.raises(BadInput):
+        paste(np.zeros((10, 10, 3), np.float32), np.zeros((256, 256, 3), np.uint8), matrix(1, 0, 0, 0))

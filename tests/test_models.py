@@ -1,0 +1,192 @@
+"""The torch models: streamed = whole sequence, shapes, and what may be heard."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
+
+from mytalk.models.appearance import AppearanceConfig, AppearanceModel, window_px  # noqa: E402
+from mytalk.models.conformer import rotary_tables  # noqa: E402
+from mytalk.models.identity import ArcFace, IdentityExtractor  # noqa: E402
+from mytalk.models.motion import MotionConfig, MotionModel, noise_schedule  # noqa: E402
+from mytalk.models.streaming import AppearanceDecoder, StreamingHop, initial_state  # noqa: E402
+from training.motion import block_mask  # noqa: E402
+
+CONFIG = MotionConfig(
+    coefficients=6,
+    compact=10,
+    upper=8,
+    identity=8,
+    dim=32,
+    layers=2,
+    heads=2,
+    hidden=48,
+    audio_dim=32,
+    audio_heads=2,
+    audio_hidden=48,
+    window=12,
+    tokens=6,
+    dropout=0.0,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = MotionModel(CONFIG).eval()
+    model.basis.copy_(torch.randn_like(model.basis))
+    model.inverse.copy_(torch.linalg.pinv(model.basis))
+    return model
+
+
+def sequence(model, frames, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    left, right = 2 * CONFIG.left_audio_frames, CONFIG.mel_right
+    mel = torch.randn(1, left + 4 * frames + right, CONFIG.mels, generator=generator) - 6
+    upper = 0.1 * torch.randn(1, frames, CONFIG.upper, generator=generator)
+    shown = torch.randn(1, frames, CONFIG.coefficients, generator=generator)
+    identity = torch.randn(1, CONFIG.identity, generator=generator)
+    return mel, upper, shown, identity
+
+
+def tables(start, count):
+    return rotary_tables(torch.arange(start, start + count)[None], CONFIG.dim // CONFIG.heads)
+
+
+def test_speech_feature_of_a_frame_is_the_same_streamed_and_whole(model):
+    mel, *_ = sequence(model, 40)
+    whole = model.audio(mel)
+    assert whole.shape == (1, 40, CONFIG.audio_dim)
+    for first in (0, 3, 17, 34):
+        streamed = model.audio(mel[:, 4 * first : 4 * first + CONFIG.mel_frames])
+        torch.testing.assert_close(streamed, whole[:, first : first + CONFIG.tokens], atol=1e-5, rtol=1e-5)
+
+
+def test_a_feature_hears_twenty_milliseconds_ahead_and_no_further(model):
+    mel, *_ = sequence(model, 20)
+    left, frame = 2 * CONFIG.left_audio_frames, 8
+    end = left + 4 * (frame + 1)
+    before = model.audio(mel)[:, frame]
+    changed = mel.clone()
+    changed[:, end + CONFIG.mel_right :] += 3
+    torch.testing.assert_close(model.audio(changed)[:, frame], before)
+    changed[:, end + CONFIG.mel_right - 1] += 3
+    assert not torch.allclose(model.audio(changed)[:, frame], before)
+
+
+@pytest.mark.parametrize("hop", [1, 2, 3])
+def test_streamed_memory_equals_the_whole_sequence_under_the_same_mask(model, hop):
+    """Known frames written hop by hop leave what one pass over everything (same band mask) computes."""
+    frames = 30
+    mel, upper, shown, identity = sequence(model, frames)
+    speech = model.audio(mel)
+    blocks = torch.arange(frames) // hop
+    level = torch.zeros(1, frames)
+    mask = block_mask(blocks, CONFIG.window)
+    _, keys, values, gates = model.denoiser(shown, level, speech, upper, identity, tables(0, frames), mask)
+    step = StreamingHop(model, steps=1)
+    state, known = initial_state(CONFIG), 0
+    pad = CONFIG.tokens - hop
+    for first in range(0, frames, hop):
+        rows = slice(first, first + hop)
+        given = torch.nn.functional.pad(model.to_displacement(shown[:, rows]), (0, 0, 0, pad))
+        context = mel[:, 4 * first : 4 * first + CONFIG.mel_frames]
+        missing = CONFIG.mel_frames - context.shape[1]
+        context = torch.nn.functional.pad(context, (0, 0, 0, missing))
+        count = torch.tensor([hop])
+        _, *state = step(
+            context,
+            torch.nn.functional.pad(upper[:, rows], (0, 0, 0, pad)),
+            identity,
+            torch.zeros(1, CONFIG.tokens, CONFIG.coefficients),
+            *tables(first, CONFIG.tokens),
+            *state,
+            torch.tensor([known]),
+            count,
+            count,
+            given,
+            torch.ones(1),
+        )
+        known = min(CONFIG.window, known + hop)
+    filled = CONFIG.window
+    torch.testing.assert_close(state[0], keys[:, :, -filled:], atol=2e-4, rtol=2e-4)
+    torch.testing.assert_close(state[1], values[:, :, -filled:], atol=2e-4, rtol=2e-4)
+    torch.testing.assert_close(state[2], gates[:, :, 1 - CONFIG.kernel :], atol=2e-4, rtol=2e-4)
+
+
+def hop_inputs(tokens, hop, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "log_mel": torch.randn(1, CONFIG.mel_frames, CONFIG.mels, generator=generator) - 6,
+        "upper": torch.randn(1, CONFIG.tokens, CONFIG.upper, generator=generator),
+        "identity": torch.randn(1, CONFIG.identity, generator=generator),
+        "noise": torch.randn(1, CONFIG.tokens, CONFIG.coefficients, generator=generator),
+        "cos": tables(0, CONFIG.tokens)[0],
+        "sin": tables(0, CONFIG.tokens)[1],
+        **dict(zip(("keys", "values", "conv"), initial_state(CONFIG), strict=True)),
+        "known": torch.tensor([0]),
+        "tokens": torch.tensor([tokens]),
+        "hop": torch.tensor([hop]),
+        "given": torch.zeros(1, CONFIG.tokens, CONFIG.compact * 3),
+        "use_given": torch.zeros(1),
+    }
+
+
+def test_padding_tokens_change_nothing(model):
+    step = StreamingHop(model, steps=2)
+    inputs = hop_inputs(tokens=4, hop=2)
+    before = step(**inputs)
+    for name in ("upper", "noise"):
+        inputs[name] = inputs[name].clone()
+        inputs[name][:, 4:] += 5
+    after = step(**inputs)
+    torch.testing.assert_close(after[0][:, :4], before[0][:, :4])
+    for old, new in zip(before[1:], after[1:], strict=True):
+        torch.testing.assert_close(new, old)
+
+
+def test_code_of_displacements_round_trips(model):
+    coefficients = torch.randn(5, CONFIG.coefficients)
+    torch.testing.assert_close(model.to_coefficients(model.to_displacement(coefficients)), coefficients, atol=1e-4, rtol=1e-4)
+
+
+def test_noise_schedule_keeps_unit_variance():
+    alpha, sigma = noise_schedule(torch.linspace(0, 1, 11))
+    torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones(11))
+    assert alpha[0] == 1
+    assert sigma[0] == 0
+
+
+def test_appearance_sees_neither_the_current_mouth_nor_the_references_surroundings():
+    torch.manual_seed(0)
+    hidden = torch.zeros(256, 256)
+    hidden[110:240, 60:190] = 1
+    model = AppearanceModel(AppearanceConfig(), hidden).eval()
+    faces, references = torch.rand(2, 3, 256, 256), torch.rand(2, 3, 3, 256, 256)
+    face, lips = model.encode_face(window_px(faces))[0], model.encode_lips(window_px(references))[0]
+    other_mouth = torch.where(hidden > 0, torch.rand(2, 3, 256, 256), faces)
+    other_surroundings = torch.where(hidden > 0, references, torch.rand(2, 3, 3, 256, 256))
+    torch.testing.assert_close(model.encode_face(window_px(other_mouth))[0], face)
+    torch.testing.assert_close(model.encode_lips(window_px(other_surroundings))[0], lips)
+    latents = model.latent(lips, face, window_px(references))
+    pictures = AppearanceDecoder(model)(torch.rand(2, 3, 256, 256), latents)
+    assert pictures.shape == (2, 256, 256, 3)
+    assert pictures.dtype == torch.uint8
+
+
+def test_identity_is_a_unit_vector_and_arcface_learns_to_tell_two_people_apart():
+    torch.manual_seed(0)
+    model, head = IdentityExtractor(12, 16, 8), ArcFace(8, 2)
+    people = torch.randn(2, 12, 2)
+    optimiser = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=1e-2)
+    labels = torch.arange(2).repeat(8)
+    first = last = 0.0
+    for step in range(60):
+        loss = head(model(people[labels] + 0.1 * torch.randn(16, 12, 2)), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        first, last = (float(loss) if step == 0 else first), float(loss)
+    assert last < 0.2 * first
+    torch.testing.assert_close(model(people).norm(dim=-1), torch.ones(2))
