@@ -88,7 +88,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_utterances": (1, 1000),
     "tail_frames": (1, 250),
     "close_frames": (1, 5),  # at most 200 ms: an interrupted mouth must not go on talking
-    "hold_frames": (0, 250),
+    "hold_frames": (1, 250),
     "known_frames": (0, 240),
     "ahead_frames": (2, 1000),
     "max_behind_frames": (1, 1000),

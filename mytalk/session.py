@@ -220,6 +220,7 @@ class TalkSession:
             return
         utterance.anchor = Anchor(utterance.next_play, slot, position + slot - free_slot)
         utterance.restart_motion(history if slot == free_slot else [])
+        utterance.speech.hush_before(utterance.next_play)
 
     def complete(self, job: Job, result: JobResult, now: float) -> None:
         """Take the result of the job in flight; results of an older generation are dropped."""
@@ -274,7 +275,7 @@ class TalkSession:
         slices: list[AvSlice] = []
         if self._state is not State.CLOSED:
             self._stage.forgive_stall(now, self._config.max_burst_slots)
-            while self._stage.next_due_s <= now:
+            while self._stage.next_due_s <= now and len(slices) < self._config.max_burst_slots:
                 slices.append(self._next_slice())
         return slices
 
@@ -288,7 +289,9 @@ class TalkSession:
             return self._talking_slice(current)
         if self._state is State.CLOSING_MOUTH and self._closing is not None:
             return self._closing_slice(self._closing)
-        if self._stage.mouth_open or (current is not None and self._reached(current)):
+        if self._stage.mouth_open:
+            return self._held_slice(current)
+        if current is not None and self._reached(current):
             return self._stage.hold(self._generation)
         return self._stage.idle(self._generation)
 
@@ -304,12 +307,10 @@ class TalkSession:
         self._tell("starved", samples=current.played_samples)
 
     def _leave_buffering(self, current: Utterance) -> None:
-        """Start (or resume) the current utterance if it is time, or close the mouth if it stays away."""
+        """Start (or resume) the current utterance if it is time and its pictures are there."""
+        if current.anchor is None and current.start_at is not None:
+            self._set_anchor(current, None)  # even if a slow job keeps the next one from being planned
         if current.anchor is None:
-            self._starved_slots += 1
-            away = current.start_at is None and self._starved_slots > self._config.hold_frames
-            if self._stage.mouth_open and away:
-                self._close_mouth()
             return
         waited_s = (self._stage.slot - current.anchor.slot) * FRAME_S
         given_up = waited_s >= self._config.start_wait_s
@@ -331,6 +332,15 @@ class TalkSession:
         if current.finished:
             self._queue.utterances.popleft()
             self._rest()
+        return made
+
+    def _held_slice(self, current: Utterance | None) -> AvSlice:
+        """A starved utterance keeps its last picture; if its speech stays away, the mouth closes."""
+        made = self._stage.hold(self._generation)
+        self._starved_slots += 1
+        away = current is not None and current.start_at is None
+        if away and self._starved_slots >= self._config.hold_frames:
+            self._close_mouth()
         return made
 
     def _closing_slice(self, closing: Closing) -> AvSlice:

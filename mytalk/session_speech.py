@@ -14,7 +14,7 @@ from mytalk.clock import (
 from mytalk.engines.engine import EngineSpec
 from mytalk.motion import analysis_samples_needed, left_mel_frames, mel_context
 from mytalk.resample import PcmResampler
-from mytalk.speech import HOP, MEL_FRAMES_PER_FRAME, MELS, LogMelState, log_mel
+from mytalk.speech import HOP, MEL_FRAMES_PER_FRAME, MELS, SILENCE, LogMelState, log_mel
 from mytalk.types import F32, I16
 
 
@@ -122,7 +122,7 @@ class UtteranceSpeech:
         if unheard > 0:
             self._mel = self._mel[unheard:].copy()
             self._mel_offset += unheard
-        # The padding tokens after hop + lookahead must not hear speech that may or may not be here yet.
+        # The rows end with this hop's: padding tokens must not hear speech that may or may not be here yet.
         return mel_context(self._mel, self._mel_offset, first_frame, self._spec)
 
     def skip_analysis(self, first_frame: int) -> None:
@@ -132,6 +132,10 @@ class UtteranceSpeech:
         self._mel_state = LogMelState.initial()
         self._mel = np.zeros((0, MELS), np.float32)
         self._mel_offset = first_frame * MEL_FRAMES_PER_FRAME
+
+    def hush_before(self, frame: int) -> None:
+        """What was said before this frame counts as silence: the mouth has been closed since."""
+        self._mel[: max(0, frame * MEL_FRAMES_PER_FRAME - self._mel_offset)] = SILENCE
 
     def frame_samples(self, frame: int) -> I16:
         """int16 [1920] of a frame that has not been played; zeros after the end."""
