@@ -205,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(run=_actor_make)
 
     one = actors.add_parser("list", help="list actors", description="Actors in the given folders.")
-    one.add_argument("folders", type=Path, nargs="*", default=[BUNDLED_ACTORS], help="default: the bundled ones")
+    one.add_argument("folders", type=Path, nargs="*", default=[BUNDLED_ACTORS], help="default: the bundled")
     one.set_defaults(run=_actor_list)
 
     one = actors.add_parser(
@@ -226,8 +226,7 @@ def _complain(line: str) -> None:
     print(f"mytalk: {line}", file=sys.stderr)
 
 
-def main(argv: list[str] | None = None, make_engine: BUNDLED_ACTORS = Path(__file__).resolve().parents[1] / "actors"
-EngineMaker = _load_engine) -> int:
+def main(argv: list[str] | None = None, make_engine: EngineMaker = _load_engine) -> int:
     """Command line; returns the exit status: 0, 1 for an error told in one line, 2 for wrong usage."""
     args = _parser().parse_args(argv)
     try:
