@@ -81,12 +81,12 @@ class Server:
         self._runner = web.AppRunner(self._routes.app(), access_log=None, shutdown_timeout=1.0)
 
     async def startup(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """Load the default actor, then accept connections."""
+        """Load the actors, then accept connections."""
         actor = self._routes.default_actor
         if actor not in self._actors.names:
             raise ConfigError(f"no actor {actor!r}; there are: {', '.join(self._actors.names)}")
         self._worker.start()
-        await self._actors.take(actor)  # kept for the server's life, so that the first visitor need not wait
+        await self._actors.preload(actor)
         await self._runner.setup()
         try:
             await web.SockSite(self._runner, listener, ssl_context=tls, backlog=BACKLOG).start()

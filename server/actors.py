@@ -134,7 +134,7 @@ class ActorPool:
         self._worker = worker
         self._capacity = capacity
         self._loaded: dict[str, _Loaded] = {}
-        self._loading: dict[str, asyncio.Task[_Loaded]] = {}
+        self._loading: dict[str, asyncio.Task[None]] = {}
         self._uses = 0
 
     @property
@@ -150,14 +150,13 @@ class ActorPool:
     async def take(self, name: str) -> SharedRenderer:
         """The actor's renderer, loaded if need be; give it back with ``give_back``."""
         self.check(name)
-        loaded = self._loaded.get(name)
-        if loaded is None:
+        while (loaded := self._loaded.get(name)) is None:
             task = self._loading.get(name)
             if task is None:
                 task = asyncio.create_task(self._load(name), name=f"load {name}")
                 self._loading[name] = task
             # shielded: one caller that leaves must not take the load away from the others
-            loaded = await asyncio.shield(task)
+            await asyncio.shield(task)
         self._uses += 1
         loaded.users += 1
         loaded.last_use = self._uses
@@ -174,7 +173,23 @@ class ActorPool:
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
 
-    async def _load(self, name: str) -> _Loaded:
+    async def preload(self, first: str) -> None:
+        """Load ``first`` and as many others as are kept; ``first`` stays for good.
+
+        Preparing an actor for the first time occupies the device for seconds, so it is done before anybody
+        talks. A broken one among the others is told in the log, and to who asks for it.
+        """
+        await self.take(first)
+        others = [name for name in self.names if name not in (first, TESTCARD)]
+        for name in others[: self._capacity - 1]:
+            try:
+                await self.take(name)
+            except MyTalkError as error:
+                logger.warning("actor %s cannot be used: %s", name, error)
+            else:
+                self.give_back(name)
+
+    async def _load(self, name: str) -> None:
         try:
             prepare = await asyncio.to_thread(self.cast.read, name)
             renderer = await self._worker.call(prepare)
@@ -182,10 +197,9 @@ class ActorPool:
             raise MyTalkError(f"actor {name}: {error}") from error
         finally:
             del self._loading[name]
-        loaded = self._loaded[name] = _Loaded(renderer, last_use=self._uses)
+        self._loaded[name] = _Loaded(renderer, last_use=self._uses)
         self._worker.add_idle_work(renderer.render_next_idle)
         self._evict(keep=name)
-        return loaded
 
     def _evict(self, keep: str | None = None) -> None:
         """Let go of unused actors, least recently used first, while there are too many."""

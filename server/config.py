@@ -34,7 +34,8 @@ class ServerConfig:
     actor: who speaks when an offer names nobody; None = the first one found.
     engine: inference engine by name. bundle: folder of the trained weights. threads: CPU threads of the
         engine, None = the engine decides.
-    actors: folders whose sub-folders are actor packages. loaded_actors: how many are kept in memory.
+    actors: folders whose sub-folders are actor packages. loaded_actors: how many are loaded at the start
+        and kept in memory; others are loaded when they are asked for.
     cache: folder where prepared actors are kept, so that a second start takes seconds.
     cert_file, key_file: PEM files; https is served when both are given.
     token: secret that clients must show; None = open to everybody who reaches the port.
@@ -55,7 +56,7 @@ class ServerConfig:
     bundle: Path = field(default_factory=default_bundle)
     threads: int | None = None
     actors: tuple[Path, ...] = (ROOT / "actors",)
-    loaded_actors: int = 4
+    loaded_actors: int = 3
     cache: Path = ROOT / ".cache" / "actors"
     cert_file: Path | None = None
     key_file: Path | None = None

@@ -21,7 +21,7 @@ from server.signalling import Offer
 from server.worker import Worker
 
 logger = logging.getLogger(__name__)
-ANSWER_DEADLINE_S = 30.0  # an actor may have to be loaded first
+ANSWER_DEADLINE_S = 60.0  # an actor may have to be loaded first
 
 
 class TooManySessions(Overloaded):

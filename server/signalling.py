@@ -88,16 +88,22 @@ def check_sdp(text: str) -> None:
             raise BadInput(f"the offer must have one {kind} section, not {kinds.count(kind)}", "bad_sdp")
     if kinds.count("application") > 1 or not set(kinds) <= {"audio", "video", "application"}:
         raise BadInput("the offer has sections besides audio, video and one data channel", "bad_sdp")
+    _check_bundle(description)
+    for media in description.media:
+        _check_section(media)
+
+
+def _check_bundle(description: sdp.SessionDescription) -> None:
     mids = [media.rtp.muxId for media in description.media]
     bundled = [mid for group in description.group if group.semantic == "BUNDLE" for mid in group.items]
     if len(set(mids)) != len(mids) or "" in mids or not set(bundled) <= set(mids):
         raise BadInput("the offer's sections and its BUNDLE group do not fit together (a=mid)", "bad_sdp")
-    for media in description.media:
-        if media.kind == "video" and media.direction not in ("recvonly", "sendrecv"):
-            raise BadInput("the offer does not receive video", "bad_sdp")
-        if media.kind == "audio" and media.direction not in ("recvonly", "sendrecv"):
-            raise BadInput("the offer does not receive audio", "bad_sdp")
-        if not media.ice.usernameFragment or not media.ice.password:
-            raise BadInput(f"the {media.kind} section has no ICE user name or password", "bad_sdp")
-        if media.dtls is None or not media.dtls.fingerprints:
-            raise BadInput(f"the {media.kind} section has no DTLS fingerprint", "bad_sdp")
+
+
+def _check_section(media: sdp.MediaDescription) -> None:
+    if media.kind in ("audio", "video") and media.direction not in ("recvonly", "sendrecv"):
+        raise BadInput(f"the offer does not receive {media.kind}", "bad_sdp")
+    if not media.ice.usernameFragment or not media.ice.password:
+        raise BadInput(f"the {media.kind} section has no ICE user name or password", "bad_sdp")
+    if media.dtls is None or not media.dtls.fingerprints:
+        raise BadInput(f"the {media.kind} section has no DTLS fingerprint", "bad_sdp")

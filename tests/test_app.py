@@ -194,7 +194,7 @@ async def test_the_token_guards_all_but_health_and_the_pages_files() -> None:
 
 async def test_places_are_counted_while_sessions_are_built() -> None:
     cast = FakeCast(read_s=0.3)
-    async with running(cast, max_sessions=2) as url:
+    async with running(cast, max_sessions=2, loaded_actors=1) as url:
         bodies = [await offer_body(actor="bob") for _ in range(5)]
         replies = await asyncio.gather(*(ask(url, "POST", "/offer", json=body) for body in bodies))
         assert sorted(status for status, _, _ in replies) == [200, 200, 503, 503, 503]
@@ -215,7 +215,7 @@ async def test_an_actor_that_cannot_be_loaded_costs_only_its_own_offer() -> None
                 raise EngineFailed("bob's weights are broken")
             return super().read(name)
 
-    async with running(Broken(), max_sessions=1) as url:
+    async with running(Broken(), max_sessions=1, loaded_actors=1) as url:
         status, error, _ = await ask(url, "POST", "/offer", json=await offer_body(actor="bob"))
         assert (status, error["error"]["code"]) == (500, "engine_failed")
         assert (await ask(url, "POST", "/offer", json=await offer_body(actor="ada")))[0] == 200

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -13,6 +15,10 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from mytalk.errors import EngineFailed
 from server.__main__ import main
@@ -116,6 +122,41 @@ def test_a_certificate_that_cannot_be_read_is_one_line(
     arguments = ["--port", "0", "--cert-file", str(file), "--key-file", str(file)]
     assert main(arguments, load=lambda config: FakeCast()) == 1
     assert one_line(capsys.readouterr().err)
+
+
+def certificate(folder: Path) -> list[str]:
+    """A self-signed certificate for 127.0.0.1, as flags."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    return ["--cert-file", str(folder / "cert.pem"), "--key-file", str(folder / "key.pem")]
+
+
+def test_https_is_served_with_a_certificate(tmp_path: Path) -> None:
+    process, url = start(*certificate(tmp_path))
+    try:
+        assert url.startswith("https://")
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        with urlopen(f"{url}/healthz", timeout=5, context=trusting) as response:
+            assert response.status == 200
+    finally:
+        process.terminate()
+        process.communicate(timeout=8)
+    assert process.returncode == 0
 
 
 def test_plain_http_beyond_this_machine_is_warned_about() -> None:
