@@ -8,11 +8,11 @@ import numpy as np
 import onnxruntime
 import torch
 
+from export.onnx import motion_example
+from mytalk.landmarks.normalise import CROP, CROP_SIDE
 from mytalk.models.appearance import AppearanceModel
 from mytalk.models.motion import MotionModel
 from mytalk.models.streaming import AppearanceDecoder, AppearanceEncoders, StreamingHop
-from mytalk.landmarks.normalise import CROP, CROP_SIDE
-from export.onnx import motion_example
 
 MAX_LANDMARK_PX = 0.01  # crop pixels, fp32, after 20 streamed hops
 MIN_PICTURE_DB = 55.0  # uint8 rounding alone is 59 dB

@@ -44,7 +44,9 @@ def list_clips(data: Path) -> list[Clip]:
     """All clips of a prepared folder; raises ``BadInput`` if there are none."""
     clips = []
     for path in sorted((data / "clips").glob("*.npz")):
-        source, person, *_ = path.stem.split("__")  # grid__SPEAKER__SENTENCE; the others have one clip a person
+        source, person, *_ = path.stem.split(
+            "__"
+        )  # grid__SPEAKER__SENTENCE; the others have one clip a person
         clips.append(Clip(path.stem, source, f"{source}/{person}", path.parent))
     if not clips:
         raise BadInput(f"no prepared clips under {data}; run training.prepare first")
@@ -52,7 +54,7 @@ def list_clips(data: Path) -> list[Clip]:
 
 
 def is_validation(clip: Clip, clips: list[Clip]) -> bool:
-    """Identity-disjoint split: whole GRID speakers, synthetic identities ending in 7, and each speaker's last tenth."""
+    """The held-out part: whole GRID speakers, synthetic identities ending in 7, each speaker's last tenth."""
     if clip.source == "actors":
         return False
     if clip.source == "synthetic":

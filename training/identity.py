@@ -1,4 +1,4 @@
-"""Train the identity extractor with ArcFace on landmarks (paper 3.3.2); a minute on a CPU, run by training.motion."""
+"""Train the identity extractor with ArcFace on landmarks (paper 3.3.2); run by training.motion, a minute."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from mytalk.models.identity import ArcFace, IdentityExtractor
 from training.motion_data import MotionClip
 
 
-def train_identity(clips: list[MotionClip], embedding: int, steps: int = 1500, seed: int = 1) -> IdentityExtractor:
+def train_identity(
+    clips: list[MotionClip], embedding: int, steps: int = 1500, seed: int = 1
+) -> IdentityExtractor:
     """Learn to tell the clips' people apart whatever their mouths do; returns the frozen extractor."""
     torch.manual_seed(seed)
     layout, random = load_layout(), np.random.default_rng(seed)

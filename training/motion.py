@@ -1,8 +1,9 @@
 """Train speech → motion (paper 3.3): ``python -m training.motion --data DATA --out RUN``.
 
-Every block of frames gets its own noise level (some are clean, as the past is when it streams), so one pass over a
-sequence trains every frame of every hop, and the clean past is slightly disturbed, so that a model that hears its
-own output does not drift. Trains the identity extractor first. Run again to go on from the last checkpoint.
+Every block of frames gets its own noise level (some are clean, as the past is when it streams), so one pass
+over a sequence trains every frame of every hop, and the clean past is slightly disturbed, so that a model
+that hears its own output does not drift. Trains the identity extractor first. Run again to go on from the
+last checkpoint.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def fit_code(model: MotionModel, clips: list[MotionClip]) -> None:
 
 
 def block_mask(blocks: Tensor, window: int) -> Tensor:
-    """Who may attend to whom: own and earlier blocks within the window; blocks [F] sorted ids → bool [1, 1, F, F]."""
+    """Who may attend to whom: own and earlier blocks in the window; sorted ids [F] → bool [1, 1, F, F]."""
     index = torch.arange(len(blocks))
     start = torch.searchsorted(blocks, blocks)
     earlier = blocks[None] <= blocks[:, None]
@@ -164,7 +165,9 @@ class Trainer:
         some = torch.randint(0, frames, (8,))
         compact = torch.from_numpy(load_layout().compact.astype(np.int64))
         face[:, :, compact] = face[:, :, compact] + moved[:, some].unflatten(-1, (-1, 3))[..., :2]
-        likeness = F.cosine_similarity(self.identity(face.flatten(0, 1)).unflatten(0, (count, 8)), embedding[:, None], dim=-1)
+        likeness = F.cosine_similarity(
+            self.identity(face.flatten(0, 1)).unflatten(0, (count, 8)), embedding[:, None], dim=-1
+        )
         identity = (1 - likeness).mean()
         total = reconstruction + run.velocity_weight * velocity + run.identity_weight * identity
         first = error.detach().square().mean(-1)[level == 1].mean() / self.energy
@@ -219,11 +222,15 @@ def train(trainer: Trainer, batches: MotionBatches, minutes: float, report_every
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run (checkpoints)")
     parser.add_argument("--config", type=Path, help="TOML file with MotionRun settings")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long (a later call goes on)")
+    parser.add_argument(
+        "--minutes", type=float, default=1e9, help="stop after this long (a later call goes on)"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

@@ -1,4 +1,4 @@
-"""Sequences for the motion model: clips of one person stitched together, with silences and a changed voice."""
+"""Sequences for the motion model: one person's clips stitched together, with silences and a changed voice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MotionClip:
 
 @dataclass(frozen=True, slots=True)
 class MotionBatch:
-    """displacement [B, F, Kc·3], upper [B, F, U], log_mel [B, context + 4 F, 80], rest [B, 478, 3], float32."""
+    """float32: displacement [B, F, Kc·3], upper [B, F, U], log_mel [B, left + 4 F, 80], rest [B, 478, 3]."""
 
     displacement: Tensor
     upper: Tensor
@@ -58,7 +58,7 @@ def load_motion_clip(clip: Clip) -> MotionClip:
 
 
 def change_voice(log_mel: F32, random: np.random.Generator) -> F32:
-    """Another room, microphone and vocal tract: gain, tilt, mel-axis stretch, noise floor; the timing stays."""
+    """Another room, microphone and vocal tract: gain, tilt, mel-axis stretch, noise floor; timing stays."""
     bands = np.arange(log_mel.shape[1], dtype=np.float32)
     out = log_mel
     if random.random() < 0.7:
@@ -80,7 +80,9 @@ def change_voice(log_mel: F32, random: np.random.Generator) -> F32:
 class MotionBatches:
     """Draws batches of equally long sequences."""
 
-    def __init__(self, clips: list[MotionClip], config: MotionConfig, frames: int, size: int, seed: int) -> None:
+    def __init__(
+        self, clips: list[MotionClip], config: MotionConfig, frames: int, size: int, seed: int
+    ) -> None:
         self.frames, self.size, self.config = frames, size, config
         self.random = np.random.default_rng(seed)
         self.by_source: dict[str, list[MotionClip]] = defaultdict(list)
@@ -123,7 +125,7 @@ class MotionBatches:
         return moved, upper, change_voice(log_mel, self.random), pieces[0].rest
 
     def draw(self) -> MotionBatch:
-        """One batch; synthetic people (all phonemes) and GRID (real mouths) half and half, demo actors now and then."""
+        """One batch: half synthetic people (all phonemes), half GRID (real mouths), sometimes demo actors."""
         rows = []
         for _ in range(self.size):
             draw = self.random.random()

@@ -1,7 +1,7 @@
 """Folders of talking videos → training clips: landmarks, poses, log-mel and face crops.
 
-``python -m training.prepare VIDEO_DIR --out DATA`` works in parallel, skips what is already there, and ends with a
-report of what was rejected and why.
+``python -m training.prepare VIDEO_DIR --out DATA`` works in parallel, skips what is already there, and ends
+with a report of what was rejected and why.
 """
 
 from __future__ import annotations
@@ -141,8 +141,12 @@ def prepare_clip(video: Path, name: str, out: Path, every: int) -> Report:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("videos", type=Path, help="folder that is searched for .mp4 files (25 fps, with sound)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "videos", type=Path, help="folder that is searched for .mp4 files (25 fps, with sound)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="where the clips and report.json go")
     parser.add_argument("--include", nargs="*", default=[""], help="only names that start with one of these")
     parser.add_argument("--every", type=int, default=2, help="keep every n-th face crop (default 2)")
@@ -162,7 +166,8 @@ def main(argv: list[str] | None = None) -> int:
     reports.sort(key=lambda report: report.name)
     (args.out / "report.json").write_text(json.dumps([asdict(r) for r in reports], indent=1))
     rejected = [r for r in reports if r.rejected]
-    print(f"{len(reports) - len(rejected)} clips, {sum(r.frames for r in reports)} frames; {len(rejected)} rejected")
+    frames = sum(r.frames for r in reports)
+    print(f"{len(reports) - len(rejected)} clips, {frames} frames; {len(rejected)} rejected")
     for report in rejected:
         print(f"  {report.name}: {report.rejected}")
     return 0

@@ -52,11 +52,15 @@ class Engine(Protocol):
     def encode_appearance(self, references: U8, faces: U8) -> F32:
         """Appearance latents of an actor's crops (paper 3.4.1–3.4.2), once per actor and weights.
 
-        references: uint8 [3, 256, 256, 3] lip reference crops; faces: uint8 [N, 256, 256, 3] crops of the clip
-        (the engine masks both itself). Returns float16 or float32 [N, Ca, 40, 44] (size `tiny`: the window of the crop that holds the mask).
+        references: uint8 [3, 256, 256, 3] lip reference crops; faces: uint8 [N, 256, 256, 3], crops of
+        the clip (the engine masks both). Returns float16 or float32 [N, Ca, h, w]; size `tiny`:
+        40 × 44, the window of the crop that holds the mask.
         """
         ...
 
     def decode(self, landmark_images: F32, latents: F32) -> U8:
-        """Landmark images float32 [B, 3, 256, 256] in 0..1 and latents as ``encode_appearance`` gave → uint8 RGB crops [B, 256, 256, 3]."""
+        """Lip pictures: uint8 RGB crops [B, 256, 256, 3].
+
+        landmark_images: float32 [B, 3, 256, 256], 0..1. latents: rows of what ``encode_appearance`` gave.
+        """
         ...

@@ -53,7 +53,7 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
 
 
 def rotary_tables(positions: npt.NDArray[np.int64], head_dim: int) -> tuple[F32, F32]:
-    """cos, sin float32 [T, head_dim / 2] of absolute positions, computed in float64 so that hours stay exact."""
+    """cos, sin float32 [T, head_dim / 2] of absolute positions; float64 inside, so that hours stay exact."""
     frequency = np.power(10_000.0, -np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     angle = positions.astype(np.float64)[:, None] * frequency
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Conformer pieces for speech → motion (paper 3.3, 0.B.1.1): rotary attention under any mask, causal convolution."""
+"""Conformer pieces for speech → motion (paper 3.3, 0.B.1.1): masked rotary attention, causal convolution."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, T, D]; mask bool [B, 1, T, W + T], True = may attend; past keys and values [B, W, D], keys rotated.
+        """x [B, T, D]; mask bool [B, 1, T, W + T], True = may attend; past (rotated) keys, values [B, W, D].
 
         Returns the output [B, T, D] and this call's keys and values [B, T, D].
         """
@@ -83,12 +83,10 @@ class CausalConvolution(nn.Module):
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(dim, dim), nn.Dropout(dropout))
 
     def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x [B, T, D], tail [B, k-1, D] or None for zeros → output [B, T, D] and gated input [B, T, D] (future tails)."""
+        """x [B, T, D], tail [B, k-1, D] or None for zeros → output, gated input (next tails) [B, T, D]."""
         gated = F.glu(self.expand(self.norm(x)), dim=-1)
-        if tail is None:
-            padded = F.pad(gated, (0, 0, self.kernel - 1, 0))
-        else:
-            padded = torch.cat([tail, gated], dim=1)
+        padding = (0, 0, self.kernel - 1, 0)
+        padded = F.pad(gated, padding) if tail is None else torch.cat([tail, gated], dim=1)
         mixed = self.depthwise(padded.transpose(1, 2)).transpose(1, 2)
         return self.out(self.inner_norm(mixed)), gated
 

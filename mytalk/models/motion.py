@@ -1,8 +1,9 @@
-"""Speech → landmark motion: a diffusion Conformer that predicts x0 (paper 3.3), block-causal (design section 4)."""
+"""Speech → landmark motion: a block-causal diffusion Conformer that predicts x0 (paper 3.3)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,9 @@ RIGHT_AUDIO_FRAMES = 1  # right context of the last convolution: 20 ms, counted 
 class MotionConfig:
     """Sizes of the motion model (``tiny``).
 
-    coefficients: C, principal components of the compact landmarks' displacement. window: W, known frames kept.
-    tokens: T, most frames of one streamed call. audio_band: 50 Hz frames an audio layer looks back.
+    coefficients: C, principal components of the compact landmarks' displacement.
+    window: W, known frames kept. tokens: T, most frames of one streamed call.
+    audio_band: 50 Hz frames an audio layer looks back.
     """
 
     coefficients: int = 32
@@ -66,8 +68,8 @@ class MotionConfig:
 class AudioEncoder(nn.Module):
     """Log-mel → one feature per video frame, with a finite reach to the left and 20 ms to the right.
 
-    Since the reach is finite, a streamed call that hears ``left_audio_frames`` of context gives what the whole
-    utterance gives.
+    Since the reach is finite, a streamed call that hears ``left_audio_frames`` of context gives what the
+    whole utterance gives.
     """
 
     def __init__(self, config: MotionConfig) -> None:
@@ -100,7 +102,7 @@ class AudioEncoder(nn.Module):
 
 
 def noise_schedule(level: Tensor) -> tuple[Tensor, Tensor]:
-    """Signal and noise amplitudes (alpha, sigma) of a noise level in 0..1: a cosine, 0 = clean, 1 = all noise."""
+    """Signal and noise amplitudes (alpha, sigma) of a noise level: a cosine, 0 = clean, 1 = all noise."""
     angle = level * (torch.pi / 2)
     return torch.cos(angle), torch.sin(angle)
 
@@ -145,8 +147,8 @@ class Denoiser(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Predict x0 (paper Eq. 3).
 
-        noised [B, T, C]; level [B, T] 0..1, 0 = known; speech [B, T, audio_dim]; upper [B, T, U]; identity [B, E];
-        mask bool [B, 1, T, (W +) T]; past: keys, values [B, L, W, D], tails [B, L, k-1, D].
+        noised [B, T, C]; level [B, T] 0..1, 0 = known; speech [B, T, audio_dim]; upper [B, T, U];
+        identity [B, E]; mask bool [B, 1, T, (W +) T]; past: keys, values [B, L, W, D], tails [B, L, k-1, D].
         Returns x0 [B, T, C] and this call's keys, values, gated inputs, each [B, L, T, D].
         """
         known = (level == 0).to(noised.dtype)[..., None]
@@ -207,7 +209,7 @@ class MotionModel(nn.Module):
         x = noise
         levels = [1 - i / steps for i in range(steps + 1)]
         clean = x
-        for now, then in zip(levels[:-1], levels[1:], strict=True):
+        for now, then in pairwise(levels):
             level = torch.full(x.shape[:2], now)
             clean = self.denoiser(x, level, speech, upper, identity, rotary, mask, past)[0]
             alpha, sigma = noise_schedule(torch.tensor(now))
