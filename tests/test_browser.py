@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median
 
 import pytest
 
@@ -33,7 +36,7 @@ FLAGS = [
     f"--use-file-for-fake-audio-capture={VOICE}",
 ]
 
-# Looks at every shown picture: how much the mouth region changes, and how loud the sound with it is.
+# Looks at every shown picture: how much mouth and brow change, and how loud the sound with it is.
 WATCH = """
 () => {
   const video = document.getElementById('video');
@@ -45,17 +48,18 @@ WATCH = """
   const sound = new Float32Array(2048);
   window.samples = [];
   let before = null;
+  const moved = (a, b) => a.reduce((sum, x, i) => sum + Math.abs(x - b[i]), 0) / a.length;
   const look = () => {
     context.drawImage(video, 0, 0, 128, 128);
     const mouth = context.getImageData(40, 68, 48, 38).data;
+    const brow = context.getImageData(40, 22, 48, 38).data;
     analyser.getFloatTimeDomainData(sound);
     const level = Math.sqrt(sound.reduce((sum, x) => sum + x * x, 0) / sound.length);
     if (before) {
-      let moved = 0;
-      for (let i = 0; i < mouth.length; i++) moved += Math.abs(mouth[i] - before[i]);
-      window.samples.push({ t: performance.now() / 1000, moved: moved / mouth.length, level });
+      const t = performance.now() / 1000;
+      window.samples.push({ t, level, mouth: moved(mouth, before.mouth), brow: moved(brow, before.brow) });
     }
-    before = mouth;
+    before = { mouth, brow };
     video.requestVideoFrameCallback(look);
   };
   video.requestVideoFrameCallback(look);
@@ -129,24 +133,28 @@ def begin(page, url: str) -> None:
     until(lambda: page.get_attribute("#frame", "data-on") == "true", "a picture")
 
 
-def motion(page, seconds: float) -> tuple[list[float], list[float]]:
-    """How much the mouth region moves from picture to picture: (while speech plays, in silence)."""
+@dataclass(frozen=True)
+class Motion:
+    """How much a region changes from picture to picture (mean absolute difference of 0..255)."""
+
+    mouth: float
+    brow: float
+
+
+def motion(page, seconds: float) -> tuple[Motion, Motion]:
+    """Watch for some time: motion (while speech plays, in silence)."""
     page.evaluate(WATCH)
     page.wait_for_timeout(seconds * 1000)
     samples = page.evaluate("window.samples")
     loud = [s["t"] for s in samples if s["level"] > 0.01]
-    speaking, silent = [], []
-    for sample in samples:
-        if sample["level"] > 0.01:
-            speaking.append(sample["moved"])
-        # the mouth takes a moment to close, and sound and picture are apart by some milliseconds
-        elif not any(-0.2 < sample["t"] - t < 0.8 for t in loud):
-            silent.append(sample["moved"])
-    return speaking, silent
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    speaking = [s for s in samples if s["level"] > 0.01]
+    # the mouth takes a moment to close, and sound and picture may be apart a little
+    silent = [s for s in samples if not any(-0.2 < s["t"] - t < 0.8 for t in loud)]
+    assert len(speaking) > 25, "hardly any speech was heard"
+    assert len(silent) > 10, "hardly any silence was heard"
+    moving = Motion(fmean(s["mouth"] for s in speaking), fmean(s["brow"] for s in speaking))
+    # the median: a picture that comes late after the end of the speech is no motion in silence
+    return moving, Motion(median(s["mouth"] for s in silent), median(s["brow"] for s in silent))
 
 
 def test_talk_and_the_mouth_moves_and_rests(page, server: ServerProcess, tmp_path: Path) -> None:
@@ -154,9 +162,8 @@ def test_talk_and_the_mouth_moves_and_rests(page, server: ServerProcess, tmp_pat
     wait_for_25_fps(page)
     speaking, silent = motion(page, 13.0)
     page.screenshot(path=str(tmp_path / "live.png"))
-    assert len(speaking) > 25
-    assert len(silent) > 10
-    assert mean(speaking) > 3 * mean(silent) + 0.2
+    assert speaking.mouth > 0.1
+    assert speaking.mouth > 3 * silent.mouth
     until(lambda: page.inner_text("#latency") not in ("", "–"), "a latency figure")
     assert float(page.inner_text("#fps")) > 15
     assert page.is_visible("text=AI-generated video")
@@ -165,16 +172,20 @@ def test_talk_and_the_mouth_moves_and_rests(page, server: ServerProcess, tmp_pat
 
 
 def test_the_bundled_actor_speaks(page, tmp_path: Path) -> None:
-    if not ((ROOT / "weights" / "tiny").is_dir() and (ROOT / "actors").is_dir()):
+    if not ((ROOT / "weights/tiny/manifest.json").is_file() and list((ROOT / "actors").glob("*/actor.toml"))):
         pytest.skip("no bundled weights and actors in this checkout")
+    busy = os.getloadavg()[0] > 2.5 * (os.cpu_count() or 1)  # by others: this test has not started yet
     with ServerProcess() as server:
         begin(page, server.url)
         page.wait_for_timeout(4000)
         speaking, silent = motion(page, 19.0)
         page.screenshot(path=str(tmp_path / "bundled.png"))
-    assert len(speaking) > 15
-    assert len(silent) > 5
-    assert mean(speaking) > 1.4 * mean(silent)
+        late = page.inner_text("#late").rstrip("%")
+    if busy and float(late) > 20:
+        pytest.skip(f"the machine is busy with other things: {late} % of the pictures came late")
+    # the head sways all the time, so the mouth is compared with the brow
+    assert speaking.mouth / speaking.brow > 1.25 * silent.mouth / silent.brow
+    assert speaking.mouth > silent.mouth
 
 
 def test_a_dropped_in_file_is_said_and_can_be_interrupted(page, server: ServerProcess) -> None:

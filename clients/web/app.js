@@ -175,15 +175,16 @@ function message(told) {
       if (live.figures) live.figures.server = told;
       break;
     case "speech_started":
+      if (!live.said) break; // an open microphone is one long utterance: nothing to tell
+      live.said.started = true;
       status("speaking", "Speaking");
-      if (live.said) live.said.started = true;
       break;
     case "speech_ended":
     case "interrupted":
-      status("live", "Live");
-      if (live.said?.started || told.type === "interrupted") {
+      if (live.said?.started || (live.said && told.type === "interrupted")) {
         live.said = null;
-        fileState(told.type === "interrupted" ? "Interrupted. Drop in another one" : "");
+        status("live", "Live");
+        fileState(told.type === "interrupted" ? "Interrupted. Choose another one, if you like" : "");
       }
       break;
     case "error":
