@@ -72,7 +72,7 @@ def _save_half(model: torch.nn.Module, path: Path) -> None:
 
 
 def build(args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Write the bundle's files into ``folder``; raises ``MyTalkError`` if an engine does not agree with torch."""
+    """Write the bundle into ``folder``; raises ``MyTalkError`` if an engine does not agree with torch."""
     motion, identity, motion_run = load_motion(args.motion / "last.pt")
     appearance, appearance_run = load_appearance(args.appearance / "last.pt")
     for model in (motion, identity, appearance):
@@ -128,7 +128,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     size = sum(path.stat().st_size for path in args.out.iterdir()) / 1e6
     print(
-        f"{args.out}: {size:.1f} MB; landmarks {parity['landmark_px']:.5f} px, pictures {parity['picture_db']:.1f} dB"
+        f"{args.out}: {size:.1f} MB; "
+        f"landmarks {parity['landmark_px']:.5f} px, pictures {parity['picture_db']:.1f} dB"
     )
     return 0
 

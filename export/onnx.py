@@ -103,7 +103,7 @@ def round_to_half(module: nn.Module) -> None:
 def export_graphs(
     motion: MotionModel, identity: IdentityExtractor, appearance: AppearanceModel, steps: int, out: Path
 ) -> None:
-    """Write motion.onnx, identity.onnx, encode.onnx and decode.onnx into ``out``; batch is dynamic but for motion."""
+    """Write {motion,identity,encode,decode}.onnx into ``out``; the batch is dynamic but for motion."""
     out.mkdir(parents=True, exist_ok=True)
     inputs = motion_example(motion)
     names = ["displacement", "next_keys", "next_values", "next_conv"]

@@ -148,7 +148,9 @@ def test_padding_tokens_change_nothing(model):
 
 def test_code_of_displacements_round_trips(model):
     coefficients = torch.randn(5, CONFIG.coefficients)
-    torch.testing.assert_close(model.to_coefficients(model.to_displacement(coefficients)), coefficients, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        model.to_coefficients(model.to_displacement(coefficients)), coefficients, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_noise_schedule_keeps_unit_variance():

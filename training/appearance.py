@@ -1,7 +1,8 @@
 """Train the appearance model (paper 3.4.4): ``python -m training.appearance --data DATA --out RUN``.
 
-L1 + KL 1e-6, joined by a patch discriminator late; the L1 counts the mouth more and image gradients too, which
-keeps teeth and lip edges from blurring. Stops after ``--minutes`` or ``steps``; run again to go on from the last checkpoint.
+L1 + KL 1e-6, joined by a patch discriminator late; the L1 counts the mouth more and image gradients too,
+which keeps teeth and lip edges from blurring. Stops after ``--minutes`` or ``steps``; run again to go on from
+the last checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from torch import Tensor
 
 from mytalk.compose import hidden_mask
 from mytalk.errors import MyTalkError
-from mytalk.models.appearance import STRIDE, WINDOW_COLUMNS, WINDOW_ROWS, AppearanceConfig, AppearanceModel, PatchDiscriminator
+from mytalk.models.appearance import (
+    STRIDE,
+    WINDOW_COLUMNS,
+    WINDOW_ROWS,
+    AppearanceConfig,
+    AppearanceModel,
+    PatchDiscriminator,
+)
 from mytalk.types import F32, U8
 from training.data import HELD_OUT_TAIL, Clip, draw_for_crop, is_validation, list_clips, prefetch
 from training.loop import Average, load_checkpoint, load_config, save_checkpoint
@@ -54,7 +62,11 @@ class AppearanceRun:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """references f32 [C, 3, 3, 160, 176]; targets, images f32 [C·K, 3, 160, 176]; weights f32 [C·K, 1, 160, 176]; mouths int [C·K, 2] (x, y)."""
+    """K pictures of each of C clips, float32 windows in 0..1.
+
+    references [C, 3, 3, 160, 176]; targets, images [C·K, 3, 160, 176]; weights [C·K, 1, 160, 176];
+    mouths int [C·K, 2] (x, y).
+    """
 
     references: Tensor
     targets: Tensor
@@ -96,7 +108,7 @@ class Batches:
         return targets, self.random.choice(far if len(far) >= 3 else usable, 3, replace=False)
 
     def _look(self, clip: Clip, pictures: F32) -> F32:
-        """One colour change for all pictures of a clip (not for the demo actors, whose look must be exact)."""
+        """One colour change for all of a clip (not for the demo actors, whose look must be exact)."""
         if clip.source == "actors" or self.random.random() < 0.3:
             return pictures
         gain = self.random.uniform(0.75, 1.2) * self.random.uniform(0.9, 1.1, (3, 1, 1))
@@ -200,7 +212,12 @@ def learning_rate(run: AppearanceRun, step: int, minutes: float) -> float:
 def sheet(batch: Batch, out: Tensor) -> U8:
     """Contact sheet: reference, landmark image, result, truth, in columns of targets."""
     repeat = len(batch.targets) // len(batch.references)
-    rows = [batch.references[:, 0].repeat_interleave(repeat, 0), batch.images, out.detach().clamp(0, 1), batch.targets]
+    rows = [
+        batch.references[:, 0].repeat_interleave(repeat, 0),
+        batch.images,
+        out.detach().clamp(0, 1),
+        batch.targets,
+    ]
     picture = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
     return (picture.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
 
@@ -210,10 +227,16 @@ class Trainer:
 
     def __init__(self, run: AppearanceRun, config: AppearanceConfig, out: Path) -> None:
         self.run, self.out, self.config = run, out, config
-        self.model = AppearanceModel(config, torch.from_numpy(hidden_mask())).to(memory_format=torch.channels_last)
+        self.model = AppearanceModel(config, torch.from_numpy(hidden_mask())).to(
+            memory_format=torch.channels_last
+        )
         self.critic = PatchDiscriminator().to(memory_format=torch.channels_last)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.98), weight_decay=1e-4, fused=True)
-        self.critic_optimiser = torch.optim.AdamW(self.critic.parameters(), lr=2e-4, betas=(0.5, 0.9), fused=True)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), betas=(0.9, 0.98), weight_decay=1e-4, fused=True
+        )
+        self.critic_optimiser = torch.optim.AdamW(
+            self.critic.parameters(), lr=2e-4, betas=(0.5, 0.9), fused=True
+        )
         self.step, self.minutes = 0, 0.0
         self.average = Average(self.model, run.average_decay)
         if (out / "last.pt").exists():
@@ -223,8 +246,8 @@ class Trainer:
         self.model.load_state_dict(saved["model"])  # type: ignore[arg-type]
         self.critic.load_state_dict(saved["critic"])  # type: ignore[arg-type]
         self.optimiser.load_state_dict(saved["optimiser"])  # type: ignore[arg-type]
-        self.critic_optimiser.load_state_dict(saved["critic_optimiser"])  # type: ignore[arg-type]
-        self.step, self.minutes = int(saved["step"]), float(saved["minutes"])  # type: ignore[call-overload, arg-type]
+        self.critic_optimiser.load_state_dict(saved["critic_optimiser"])
+        self.step, self.minutes = int(saved["step"]), float(saved["minutes"])
         self.average.weights = saved["average"]  # type: ignore[assignment]
 
     def save(self) -> None:
@@ -300,11 +323,15 @@ def train(trainer: Trainer, batches: Batches, minutes: float, report_every: int 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run (checkpoints, sheets)")
     parser.add_argument("--config", type=Path, help="TOML file with AppearanceRun settings")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long (a later call goes on)")
+    parser.add_argument(
+        "--minutes", type=float, default=1e9, help="stop after this long (a later call goes on)"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

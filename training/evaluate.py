@@ -1,8 +1,9 @@
 """Measure a bundle on prepared clips: ``python -m training.evaluate --bundle DIR --data DATA --json OUT``.
 
-Motion: correlation of the generated with the true mouth opening when speech alone drives it, streamed hop by hop
-through the engine that serves; the upper face comes from another clip, since a person's own would give the mouth
-away. Beside it, shuffled speech and the loudness envelope. Appearance: from true landmarks, inside the mask.
+Motion: correlation of the generated with the true mouth opening when speech alone drives it, streamed hop by
+hop through the engine that serves; the upper face comes from another clip, since a person's own would give
+the mouth away. Beside it, shuffled speech and the loudness envelope. Appearance: from true landmarks, inside
+the mask.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ class Stream:
     lookahead: int = 2
 
 
-def stream_motion(engine: Engine, log_mel: F32, upper: F32, identity: F32, stream: Stream, seed: int = 0) -> F32:
-    """Displacements float32 [F, Kc, 3] of one utterance, hop by hop, from the idle face (F from ``upper`` [F, U])."""
+def stream_motion(
+    engine: Engine, log_mel: F32, upper: F32, identity: F32, stream: Stream, seed: int = 0
+) -> F32:
+    """Displacements float32 [F, Kc, 3] of one utterance, hop by hop, from the idle face; upper [F, U]."""
     spec, state, out = engine.spec, engine.initial_state(), []
     frames = len(upper)
     padded = np.concatenate([upper, np.repeat(upper[-1:], spec.tokens, axis=0)])
@@ -88,7 +91,9 @@ def best_offset_frames(generated: F32, true: F32, reach: int = 5) -> int:
     """Lag in frames (positive: generated is late) at which the two agree best."""
     lags = range(-reach, reach + 1)
     scores = [
-        _correlation(generated[max(0, lag) : len(true) + min(0, lag)], true[max(0, -lag) : len(true) - max(0, lag)])
+        _correlation(
+            generated[max(0, lag) : len(true) + min(0, lag)], true[max(0, -lag) : len(true) - max(0, lag)]
+        )
         for lag in lags
     ]
     return lags[int(np.argmax(scores))]
@@ -120,11 +125,13 @@ def evaluate_motion(engine: Engine, clips: list[MotionClip], stream: Stream) -> 
 
 
 def evaluate_silence(engine: Engine, rest: F32, stream: Stream, frames: int = 50) -> dict[str, float]:
-    """Mouth opening and jitter in the second half of two seconds of silence, in % of the inter-ocular distance."""
+    """Mouth opening and jitter in the second of two seconds of silence, % of the inter-ocular distance."""
     rng = np.random.default_rng(0)
     mel = (-9.0 + 0.3 * rng.standard_normal((frames * 4, 80))).astype(np.float32)
     upper = np.zeros((frames, engine.spec.upper), np.float32)
-    gap = opening(stream_motion(engine, mel, upper, engine.identity(rest[:, :2]), stream), rest)[frames // 2 :]
+    gap = opening(stream_motion(engine, mel, upper, engine.identity(rest[:, :2]), stream), rest)[
+        frames // 2 :
+    ]
     closed = opening(np.zeros((1, engine.spec.compact, 3), np.float32), rest)[0]
     return {"opening_pct": float(100 * (gap.mean() - closed)), "jitter_pct": float(100 * gap.std())}
 
@@ -134,25 +141,32 @@ def _db(error: F32) -> float:
 
 
 def evaluate_appearance(engine: Engine, clips: list[Clip], per_clip: int = 8) -> tuple[dict[str, float], U8]:
-    """PSNR inside the mask and around the mouth from true landmarks, and a contact sheet (reference, drawn, ours, true)."""
+    """PSNR in the mask and at the mouth, true landmarks; a contact sheet (reference, drawn, ours, true)."""
     inside = hidden_mask() > 0
     figures, rows = [], []
     for clip in track(clips, description="appearance"):
         arrays, crops = clip.arrays(), clip.crops()
         picked = arrays["picked"]
         # References come from the part before the targets; of the demo actors only the tail is unseen.
-        border = len(arrays["opening"]) - HELD_OUT_TAIL if clip.source == "actors" else len(arrays["opening"]) // 2
+        border = (
+            len(arrays["opening"]) - HELD_OUT_TAIL if clip.source == "actors" else len(arrays["opening"]) // 2
+        )
         usable, far = np.nonzero(picked >= border)[0], np.nonzero(picked < border)[0]
         index = usable[np.linspace(0, len(usable) - 1, per_clip).astype(int)]
         gap = arrays["opening"][picked[far]]
         references = np.ascontiguousarray(crops[far[np.argsort(gap)[[0, len(gap) // 2, len(gap) - 1]]]])
-        drawn = np.stack([draw_for_crop(arrays["points"][picked[i]], arrays["matrices"][picked[i]]) for i in index])
+        drawn = np.stack(
+            [draw_for_crop(arrays["points"][picked[i]], arrays["matrices"][picked[i]]) for i in index]
+        )
         true = np.ascontiguousarray(crops[index])
         made = engine.decode(drawn, engine.encode_appearance(references, true))
         error = np.square((made.astype(np.float32) - true) / 255).mean(axis=-1)
         lips = np.zeros_like(inside)
         lips[LIPS_BOX] = True
-        sharp = [np.abs(np.diff(x.astype(np.float32), axis=2))[:, LIPS_BOX[0], LIPS_BOX[1]].mean() for x in (made, true)]
+        sharp = [
+            np.abs(np.diff(x.astype(np.float32), axis=2))[:, LIPS_BOX[0], LIPS_BOX[1]].mean()
+            for x in (made, true)
+        ]
         outside = np.where(inside, error, 0.0)
         figures.append(
             {
@@ -165,7 +179,11 @@ def evaluate_appearance(engine: Engine, clips: list[Clip], per_clip: int = 8) ->
         pasted = np.where(inside[..., None], made, true)
         reference = np.concatenate([references[i % 3] for i in range(4)], axis=1)
         lines = (drawn[:4].transpose(0, 2, 3, 1) * 255).astype(np.uint8)
-        rows.append(np.concatenate([reference, *(np.concatenate(list(x[:4]), axis=1) for x in (lines, pasted, true))], axis=0))
+        rows.append(
+            np.concatenate(
+                [reference, *(np.concatenate(list(x[:4]), axis=1) for x in (lines, pasted, true))], axis=0
+            )
+        )
     means = {key: float(np.mean([f[key] for f in figures])) for key in figures[0]} | {"clips": len(figures)}
     return means, np.concatenate(rows[:4], axis=1)
 
@@ -178,12 +196,18 @@ def evaluate(engine: Engine, data: Path, sheets: Path | None, stream: Stream, mo
         "synthetic_unseen": [c for c in validation if c.source == "synthetic"],
         "grid_s32_unseen": [c for c in validation if c.identity == "grid/s32"],
     }
-    report: dict[str, object] = {"weights": engine.spec.weights_id, "hop": stream.hop, "lookahead": stream.lookahead}
+    report: dict[str, object] = {
+        "weights": engine.spec.weights_id,
+        "hop": stream.hop,
+        "lookahead": stream.lookahead,
+    }
     for name, group in groups.items():
         loaded = [load_motion_clip(c) for c in group[:most]]
         report[f"motion/{name}"] = evaluate_motion(engine, loaded, stream)
         report[f"silence/{name}"] = evaluate_silence(engine, loaded[0].rest, stream)
-    for name, group in (groups | {"demo_actors_held_out": [c for c in clips if c.source == "actors"]}).items():
+    for name, group in (
+        groups | {"demo_actors_held_out": [c for c in clips if c.source == "actors"]}
+    ).items():
         figures, sheet = evaluate_appearance(engine, group[:most])
         report[f"appearance/{name}"] = figures
         if sheets is not None:
@@ -194,7 +218,9 @@ def evaluate(engine: Engine, data: Path, sheets: Path | None, stream: Stream, mo
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bundle", type=Path, default=default_bundle(), help="exported bundle")
     parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
     parser.add_argument("--json", type=Path, help="write the figures here")

@@ -1,10 +1,11 @@
 """Landmark-conditioned appearance VAE (paper 3.4): three encoders, FusionNet, decoder; size ``tiny``.
 
-Same shape as the paper with three changes that a CPU needs. Everything works on the window of the 256×256 crop that
-holds the mask, since pixels outside it are the source's own. There are no norms and only ReLU, since GroupNorm and
-SiLU cost 2–4× in every CPU runtime (residual branches start at zero instead). And the cached appearance latent carries,
-besides FusionNet's features, a *base*: the references' own pixels, blended by FusionNet. The decoder repaints it only
-where speech or pose asks for it, so that skin keeps its detail without a large decoder.
+Same shape as the paper with three changes that a CPU needs. Everything works on the window of the 256×256
+crop that holds the mask, since pixels outside it are the source's own. There are no norms and only ReLU,
+since GroupNorm and SiLU cost 2–4× in every CPU runtime (residual branches start at zero instead). And the
+cached appearance latent carries, besides FusionNet's features, a *base*: the references' own pixels, blended
+by FusionNet. The decoder repaints it only where speech or pose asks for it, so that skin keeps its detail
+without a large decoder.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ REFERENCES = 3
 
 @dataclass(frozen=True, slots=True)
 class AppearanceConfig:
-    """Widths of the appearance networks. z: latent channels of one encoder; app: channels of the fused latent."""
+    """Widths of the networks. z: latent channels of one encoder; app: channels of the fused latent."""
 
     z: int = 16
     app: int = 32
@@ -46,8 +47,9 @@ class ConvRelu(nn.Sequential):
     """3×3 convolution and ReLU: [B, C, H, W] → [B, C', H/s, W/s]."""
 
     def __init__(self, cin: int, cout: int, stride: int = 1) -> None:
-        super().__init__(nn.Conv2d(cin, cout, 3, stride, 1), nn.ReLU(inplace=True))
-        nn.init.kaiming_normal_(self[0].weight, nonlinearity="relu")
+        convolution = nn.Conv2d(cin, cout, 3, stride, 1)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        super().__init__(convolution, nn.ReLU(inplace=True))
 
 
 class ResBlock(nn.Module):
@@ -66,7 +68,7 @@ class ResBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Picture [B, Cin, 4H, 4W] → posterior mean and log-variance, each [B, z, H, W] (paper Fig. 9a, small)."""
+    """Picture [B, Cin, 4H, 4W] → posterior mean and log-variance, [B, z, H, W] (paper Fig. 9a, small)."""
 
     def __init__(self, cin: int, width: int, deep: int, z: int) -> None:
         super().__init__()
@@ -77,8 +79,8 @@ class Encoder(nn.Module):
         self.fuse = ResBlock(width)
         self.quant = nn.Conv2d(width, 2 * z, 1)
         with torch.no_grad():
-            # Starting with little posterior noise lets the decoder find out that the latents are worth reading.
-            self.quant.bias[z:].fill_(-6.0)
+            # Little posterior noise at first lets the decoder find out that the latents are worth reading.
+            self.quant.get_parameter("bias")[z:].fill_(-6.0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Encode; log-variance is clamped to -30..10."""
@@ -89,7 +91,7 @@ class Encoder(nn.Module):
 
 
 class LandmarkEncoder(nn.Module):
-    """Landmark image window [B, 3, 160, 176] in 0..1 → [B, landmark_z, 40, 44]; runs for every frame shown."""
+    """Landmark image window [B, 3, 160, 176] in 0..1 → [B, landmark_z, 40, 44]; runs for every frame."""
 
     def __init__(self, config: AppearanceConfig) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ class LandmarkEncoder(nn.Module):
 
 
 class FusionNet(nn.Module):
-    """Three lip latents and one face latent [B, 4 z, 40, 44] → appearance features [B, app, 40, 44] (paper 3.4.2).
+    """Three lip latents, one face latent [B, 4 z, 40, 44] → appearance [B, app, 40, 44] (paper 3.4.2).
 
     Also gives blending weights of the references [B, 3, 160, 176], which sum to 1 in every pixel.
     """
@@ -128,8 +130,10 @@ class FusionNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """[z_app, z_lm] [B, app + landmark_z, 40, 44] → repainted RGB window [B, 3, 160, 176], 0..1 not clamped, and
-    how much of the base shows through [B, 1, 160, 176] (paper 3.4.3)."""
+    """[z_app, z_lm] [B, app + landmark_z, 40, 44] → window and how much of the base shows (paper 3.4.3).
+
+    The repainted RGB window is [B, 3, 160, 176], 0..1 not clamped; the base's share [B, 1, 160, 176].
+    """
 
     def __init__(self, config: AppearanceConfig) -> None:
         super().__init__()
@@ -169,24 +173,24 @@ class AppearanceModel(nn.Module):
         self.decoder = Decoder(config)
 
     def encode_lips(self, references: Tensor) -> tuple[Tensor, Tensor]:
-        """Reference windows [B, 3, 3, 160, 176] in 0..1 → mean, logvar [B, 3 z, 40, 44]; only the mask's inside is seen."""
+        """Reference windows [B, 3, 3, 160, 176], 0..1 → mean, logvar [B, 3 z, 40, 44]; sees the mask only."""
         count = references.shape[0]
         seen = (references - 0.5) * self.hidden
         mean, logvar = self.lip_encoder(seen.flatten(0, 1))
         return mean.reshape(count, -1, *mean.shape[2:]), logvar.reshape(count, -1, *mean.shape[2:])
 
     def encode_face(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        """Current windows [B, 3, 160, 176] in 0..1 → mean, logvar [B, z, 40, 44]; the mask's inside is hidden."""
+        """Current windows [B, 3, 160, 176], 0..1 → mean, logvar [B, z, 40, 44]; hidden inside the mask."""
         return self.face_encoder((faces - 0.5) * (1 - self.hidden))
 
     def latent(self, lips: Tensor, faces: Tensor, references: Tensor) -> Tensor:
-        """Appearance latent [B, app + 48, 40, 44] of posterior samples or means and reference windows [B, 3, 3, 160, 176]."""
+        """Appearance latent [B, app + 48, 40, 44] of posterior samples or means and the references."""
         features, weights = self.fusion(torch.cat([lips, faces], dim=1))
         base = (weights[:, :, None] * references).sum(dim=1)
         return torch.cat([features, F.pixel_unshuffle(base, STRIDE)], dim=1)
 
     def decode(self, landmark_images: Tensor, latents: Tensor) -> Tensor:
-        """Landmark image windows [B, 3, 160, 176] in 0..1 and latents [B, app + 48, 40, 44] → window RGB [B, 3, 160, 176]."""
+        """Landmark image windows [B, 3, 160, 176], latents [B, app + 48, 40, 44] → RGB [B, 3, 160, 176]."""
         z_lm = self.landmark_encoder(landmark_images)
         painted, shown = self.decoder(torch.cat([latents[:, : self.config.app], z_lm], dim=1))
         return shown * F.pixel_shuffle(latents[:, self.config.app :], STRIDE) + (1 - shown) * painted

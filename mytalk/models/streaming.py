@@ -39,10 +39,10 @@ class StreamingHop(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sample T tokens, remember the first ``hop``.
 
-        log_mel [B, M, 80]; upper [B, T, U]; identity [B, E]; noise [B, T, C]; cos, sin [B, T, d/2] of the tokens'
-        positions; keys, values [B, L, W, D]; conv [B, L, k-1, D]; known, tokens, hop int64 [B]; given [B, T, Kc·3]:
-        displacements written to memory instead of the sampled ones where use_given (float [B]) is 1.
-        Returns displacement [B, T, Kc·3] and the next keys, values, conv.
+        log_mel [B, M, 80]; upper [B, T, U]; identity [B, E]; noise [B, T, C]; cos, sin [B, T, d/2] of the
+        tokens' positions; keys, values [B, L, W, D]; conv [B, L, k-1, D]; known, tokens, hop int64 [B]; given
+        [B, T, Kc·3]: displacements written to memory instead of the sampled ones where use_given (float [B])
+        is 1. Returns displacement [B, T, Kc·3] and the next keys, values, conv.
         """
         window, count = self.model.config.window, self.model.config.tokens
         place, token = torch.arange(window), torch.arange(count)
@@ -70,7 +70,7 @@ class StreamingHop(nn.Module):
 
 
 def _advance(memory: Tensor, new: Tensor, hop: Tensor) -> Tensor:
-    """Drop the oldest ``hop`` places and append the first ``hop`` of ``new``: [B, L, W, D], [B, L, T, D] → [B, L, W, D]."""
+    """Drop the oldest ``hop`` places, append the first ``hop`` of ``new`` [B, L, T, D] → [B, L, W, D]."""
     index = torch.arange(memory.shape[2])[None] + hop[:, None]
     index = index[:, None, :, None].expand(-1, memory.shape[1], -1, memory.shape[3])
     return torch.gather(torch.cat([memory, new], dim=2), 2, index)
@@ -84,7 +84,7 @@ def initial_state(config: MotionConfig, count: int = 1) -> tuple[Tensor, Tensor,
 
 
 class AppearanceEncoders(nn.Module):
-    """What runs once per actor: uint8 references [3, 256, 256, 3] and faces [N, 256, 256, 3] → latents [N, app + 48, 40, 44]."""
+    """Once per actor: uint8 references [3, 256, 256, 3], faces [N, 256, 256, 3] → [N, app + 48, 40, 44]."""
 
     def __init__(self, model: AppearanceModel) -> None:
         super().__init__()
@@ -100,14 +100,14 @@ class AppearanceEncoders(nn.Module):
 
 
 class AppearanceDecoder(nn.Module):
-    """What runs per frame: landmark images [B, 3, 256, 256] and latents [B, app + 48, 40, 44] → uint8 [B, 256, 256, 3]."""
+    """Per frame: landmark images [B, 3, 256, 256], latents [B, app + 48, 40, 44] → uint8 [B, 256, 256, 3]."""
 
     def __init__(self, model: AppearanceModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, landmark_images: Tensor, latents: Tensor) -> Tensor:
-        """Decode the mask's window and put it where it belongs in the crop; the rest is black and never shown."""
+        """Decode the mask's window into its place in the crop; the rest is black and never shown."""
         window = self.model.decode(window_px(landmark_images), latents.float())
         picture = (window.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
         (top, bottom), (left, right) = WINDOW_ROWS, WINDOW_COLUMNS
