@@ -154,7 +154,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     """A table for people."""
     table = Table(title="What came back", show_header=False)
     for key, value in result.items():
-        if value is not None:
+        if value is not None and key != "server":  # a page of figures, for --json
             table.add_row(key, json.dumps(value) if isinstance(value, dict) else str(value))
     console.print(table)
 
