@@ -30,14 +30,14 @@ DUB_EXAMPLE = """example:
   python -m mytalk dub --video me.mp4 --speech hello.wav --out me-says-hello.mp4
 
 The output is as long as the speech. A video that is shorter goes back and forth.
-Needs MediaPipe to find the face: pip install 'mytalk[actors]'
+Needs MediaPipe to find the face: run `make actors` once (and Debian's libgl1, libglib2.0-0)
 """
 MAKE_EXAMPLE = """example:
   python -m mytalk actor make me.mp4 --out actors/me --title "Me" --consent "I am the person shown"
 
 Best: 10 to 30 seconds of one person who looks at the camera, listening for some
 seconds with a closed mouth, then talking for some (teeth are learnt from there).
-Needs MediaPipe to find the face: pip install 'mytalk[actors]'
+Needs MediaPipe to find the face: run `make actors` once (and Debian's libgl1, libglib2.0-0)
 """
 
 

@@ -36,7 +36,7 @@ def _face_mesh(max_faces: int) -> Any:
         from mediapipe.python.solutions import face_mesh
     except ImportError as error:
         raise EngineFailed(
-            "finding faces needs MediaPipe: pip install 'mytalk[actors]' (and Debian's libgl1, libglib2.0-0)"
+            "finding faces needs MediaPipe: run `make actors` (and Debian's libgl1, libglib2.0-0 are needed)"
         ) from error
     return face_mesh.FaceMesh(
         static_image_mode=False,
