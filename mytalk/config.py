@@ -28,7 +28,8 @@ class SessionConfig:
     hold_frames: how long a starved utterance keeps its last picture before the mouth closes.
     known_frames: displacements already shown that the first motion job of an utterance continues from.
     ahead_frames: pictures of future frames that may be computed ahead of the playing one.
-    max_behind_frames: motion further than this behind the playing frame skips ahead to it.
+    max_late_frames: after so many late pictures in a row, motion that is behind the playing frame skips.
+    skip_lead_frames: how far ahead of the playing frame it skips, so that its next pictures are in time.
     max_burst_slots: most slots that one call of ``slices_due`` makes up for; a longer stall moves the clock.
     """
 
@@ -48,7 +49,8 @@ class SessionConfig:
     hold_frames: int = 3
     known_frames: int = 4
     ahead_frames: int = 12
-    max_behind_frames: int = 25
+    max_late_frames: int = 5
+    skip_lead_frames: int = 8
     max_burst_slots: int = 5
 
     def __post_init__(self) -> None:
@@ -91,7 +93,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "hold_frames": (1, 250),
     "known_frames": (0, 240),
     "ahead_frames": (2, 1000),
-    "max_behind_frames": (1, 1000),
+    "max_late_frames": (1, 1000),
+    "skip_lead_frames": (0, 100),
     "max_burst_slots": (1, 250),
 }
 

@@ -186,7 +186,8 @@ class TalkSession:
             flight = self._picture_flight(utterance)
             if flight is not None:
                 return flight
-            skipped = utterance.skip_motion()
+            hopeless = self._stage.late_run >= self._config.max_late_frames
+            skipped = utterance.skip_motion() if hopeless and previous is None else 0
             if skipped:
                 self._stage.count.skipped_frames += skipped
                 self._tell("skipped", detail=f"motion was behind and skipped {skipped} frames")
@@ -233,10 +234,12 @@ class TalkSession:
                 self._failed(flight, f"the motion result is not {list(expected)}")
             else:
                 flight.owner.motion_done(result)
-        elif not isinstance(result, PictureResult) or len(result.pictures) != len(flight.frames):
+        elif not isinstance(job, PictureJob) or not isinstance(result, PictureResult):
+            self._failed(flight, "the result is not of the job's kind")
+        elif len(result.pictures) != len(flight.frames):
             self._failed(flight, f"the picture result does not hold {len(flight.frames)} pictures")
         else:
-            flight.owner.track.done(flight.frames, result.pictures, now)
+            flight.owner.track.done(flight.frames, job.frames, result.pictures, now)
 
     def fail(self, job: Job, error: Exception, now: float) -> None:
         """The job in flight failed: its frames repeat the previous picture and the session goes on."""
@@ -322,7 +325,8 @@ class TalkSession:
     def _talking_slice(self, current: Utterance) -> AvSlice:
         frame, before = current.next_play, current.played_samples
         samples, ready = current.speech.frame_samples(frame), current.track.take(frame)
-        made = self._stage.talk(ready, samples, frame * PLAYOUT_SAMPLES_PER_FRAME, self._generation)
+        overdue = current.track.take_overdue()
+        made = self._stage.talk(ready, overdue, samples, frame * PLAYOUT_SAMPLES_PER_FRAME, self._generation)
         current.next_play += 1
         current.speech.forget_played(current.next_play)
         self._stage.count.played_samples += current.played_samples - before

@@ -38,6 +38,7 @@ class PictureTrack:
         self._wanted: dict[int, FrameSpec] = {}
         self._ready: dict[int, ReadyPicture] = {}
         self._broken: set[int] = set()
+        self._overdue: ReadyPicture | None = None  # the newest that came after its slot
 
     def want(self, frame: int, shows: FrameSpec) -> None:
         """Ask for a frame's picture."""
@@ -51,12 +52,16 @@ class PictureTrack:
         """What wanted frames show."""
         return tuple(self._wanted[frame] for frame in frames)
 
-    def done(self, frames: tuple[int, ...], pictures: tuple[U8, ...], now: float) -> None:
-        """Pictures of wanted frames have been finished; frames that were passed meanwhile are ignored."""
-        for frame, picture in zip(frames, pictures, strict=True):
-            shows = self._wanted.pop(frame, None)
-            if shows is not None:
-                self._ready[frame] = ReadyPicture(picture, shows, now)
+    def done(
+        self, frames: tuple[int, ...], specs: tuple[FrameSpec, ...], pictures: tuple[U8, ...], now: float
+    ) -> None:
+        """Pictures have been finished; of frames that were passed meanwhile only the newest is kept."""
+        for frame, shows, picture in zip(frames, specs, pictures, strict=True):
+            ready = ReadyPicture(picture, shows, now)
+            if self._wanted.pop(frame, None) is not None:
+                self._ready[frame] = ready
+            else:
+                self._overdue = ready
 
     def broke(self, frames: tuple[int, ...]) -> None:
         """Frames whose picture will never come."""
@@ -77,6 +82,11 @@ class PictureTrack:
             del self._ready[passed]
         self._broken = {f for f in self._broken if f > frame}
         return taken
+
+    def take_overdue(self) -> ReadyPicture | None:
+        """The newest picture that came after its slot, once; a lagging face beats a frozen one."""
+        overdue, self._overdue = self._overdue, None
+        return overdue
 
     @property
     def held(self) -> int:
@@ -203,11 +213,16 @@ class Utterance:
         return all(self.track.settled(frame) for frame in frames)
 
     def skip_motion(self) -> int:
-        """If motion is hopelessly behind the playing frame, jump to it; returns the frames skipped."""
-        if self.next_play - self.next_motion <= self._config.max_behind_frames:
+        """If motion is behind the playing frame, jump ahead of it; returns the frames skipped.
+
+        The caller has seen many late frames in a row; computing what has been passed makes more of them.
+        """
+        if self.next_motion > self.next_play:
             return 0
         hop = self._config.hop_frames
-        target = -(-self.next_play // hop) * hop
+        target = -(-(self.next_play + self._config.skip_lead_frames) // hop) * hop
+        if self.total_frames is not None:
+            target = min(target, self.total_frames)
         skipped = target - self.next_motion
         self.track.broke(tuple(range(self.next_play, target)))
         self.next_motion = target

@@ -26,7 +26,7 @@ class Stage:
         self._actor = actor
         self._origin_s = origin_s  # due time of slot 0; a long stall moves it
         self._shown: ReadyPicture | None = None
-        self._late_run = 0
+        self.late_run = 0
 
     @property
     def next_due_s(self) -> float:
@@ -58,11 +58,20 @@ class Stage:
     def idle_face(self) -> None:
         """From the next slice on, the idle face is on show."""
         self._shown = None
-        self._late_run = 0
+        self.late_run = 0
 
-    def talk(self, ready: ReadyPicture | None, samples: I16, speech_sample: int, generation: int) -> AvSlice:
-        """A frame of an utterance: its samples, and its picture or, if that is late, the previous one."""
+    def talk(
+        self,
+        ready: ReadyPicture | None,
+        overdue: ReadyPicture | None,
+        samples: I16,
+        speech_sample: int,
+        generation: int,
+    ) -> AvSlice:
+        """A frame of an utterance: its samples, and its picture or, if that is late, an earlier one."""
         slack_s = self._show(ready)
+        if ready is None and overdue is not None:
+            self._shown = overdue
         self.slack_s.append(slack_s)
         self.count.talking += 1
         return self._slice(samples, generation, speech_sample, late=ready is None, slack_s=slack_s)
@@ -89,12 +98,12 @@ class Stage:
         """Put a picture on show, or keep the previous one if it is late; returns the slack in seconds."""
         if ready is not None:
             self._shown = ready
-            self._late_run = 0
+            self.late_run = 0
             return self.next_due_s - ready.ready_at
-        self._late_run += 1
+        self.late_run += 1
         self.count.late += 1
         self.count.repeated += 1
-        return -FRAME_S * self._late_run  # what is shown instead is so much too old
+        return -FRAME_S * self.late_run  # what is shown instead is so much too old
 
     def _slice(
         self,

@@ -28,7 +28,14 @@ LAYOUT = load_layout()
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
+    cy, sy, cp, sp, cr, sr = (
+        np.cos(yaw),
+        np.sin(yaw),
+        np.cos(pitch),
+        np.sin(pitch),
+        np.cos(roll),
+        np.sin(roll),
+    )
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
@@ -100,8 +107,14 @@ def test_points_without_a_face_are_refused():
 
 def test_smoothing_takes_jitter_away_and_keeps_rotations_rotations():
     random = np.random.default_rng(1)
-    still = Poses(np.full(60, 100, np.float32), np.repeat(rotation(0.1, 0, 0)[None], 60, 0), np.zeros((60, 3), np.float32))
-    shaken = Poses(still.scale, still.rotation, still.translation + random.normal(0, 1, (60, 3)).astype(np.float32))
+    still = Poses(
+        np.full(60, 100, np.float32),
+        np.repeat(rotation(0.1, 0, 0)[None], 60, 0),
+        np.zeros((60, 3), np.float32),
+    )
+    shaken = Poses(
+        still.scale, still.rotation, still.translation + random.normal(0, 1, (60, 3)).astype(np.float32)
+    )
     smooth = smooth_poses(shaken, 2.0)
     assert smooth.translation.std() < 0.6 * shaken.translation.std()
     np.testing.assert_allclose(np.linalg.det(smooth.rotation), 1, atol=1e-5)
@@ -132,15 +145,22 @@ def test_crop_shows_the_mouth_upright_at_its_place_for_any_roll_and_scale():
 
 def test_drawing_is_sub_pixel():
     """Half a pixel to the right moves every channel's centre of mass by half a pixel."""
-    points = frame_to_crop(LAYOUT.template[:, :2], np.array([[2.4 / 256, 0, -1.2], [0, 2.4 / 256, -0.2]], np.float32))
+    points = frame_to_crop(
+        LAYOUT.template[:, :2], np.array([[2.4 / 256, 0, -1.2], [0, 2.4 / 256, -0.2]], np.float32)
+    )
     inside = np.array([0.0, -6.0], np.float32)
-    before, after = draw_landmarks(points + inside, LAYOUT), draw_landmarks(points + inside + [0.5, 0.0], LAYOUT)
+    before, after = (
+        draw_landmarks(points + inside, LAYOUT),
+        draw_landmarks(points + inside + [0.5, 0.0], LAYOUT),
+    )
     columns = np.arange(CROP)
     for channel in (0, 1):
-        centres = [(image[channel].sum(0) * columns).sum() / image[channel].sum() for image in (before, after)]
+        centres = [
+            (image[channel].sum(0) * columns).sum() / image[channel].sum() for image in (before, after)
+        ]
         assert centres[1] - centres[0] == pytest.approx(0.5, abs=0.02)
     assert before.shape == (3, CROP, CROP)
-    assert 0 <= before.min()
+    assert before.min() >= 0
     assert before.max() <= 1
 
 

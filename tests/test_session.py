@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -129,6 +130,20 @@ def test_a_start_that_waits_too_long_goes_on_without_pictures() -> None:
     assert pump.session.stats().late == len(talking(pump.slices))
 
 
+@pytest.mark.parametrize("job_s", [0.045, 0.06, 0.08, 0.1, 0.13])
+def test_a_face_that_cannot_keep_up_stutters_but_does_not_freeze(job_s: float) -> None:
+    """Jobs take longer than their frames last: the voice goes on and the face moves on as well as it can."""
+    pump = make_pump(job_s=job_s)
+    push(pump, voice(6.0))
+    pump.run(200)
+    spoken = talking(pump.slices)
+    longest = max(len(list(run)) for _, run in itertools.groupby(id(s.picture) for s in spoken))
+    assert longest <= 16
+    assert len({id(s.picture) for s in spoken}) > len(spoken) / 8
+    assert any(s.late for s in spoken)
+    assert not all(s.late for s in spoken)
+
+
 def test_late_pictures_repeat_the_previous_one_and_never_delay_the_voice() -> None:
     pump = make_pump(job_s=0.06)
     samples = voice(3.0)
@@ -140,9 +155,9 @@ def test_late_pictures_repeat_the_previous_one_and_never_delay_the_voice() -> No
     late = [s for s in spoken if s.late]
     assert late
     assert len(late) < len(spoken)
+    runs = [key for key, _ in itertools.groupby(id(s.picture) for s in spoken)]
+    assert len(runs) == len(set(runs)), "what was replaced never comes back"
     for s in late:
-        before = pump.slices[s.slot - 1]
-        assert s.picture is before.picture
         assert s.slack_s is not None
         assert s.slack_s < 0
     assert pump.session.stats().late == len(late) == pump.session.stats().repeated

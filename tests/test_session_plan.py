@@ -163,15 +163,19 @@ def test_a_picture_track_forgets_what_was_passed() -> None:
         track.want(frame, FrameSpec(frame, None))
     assert track.next_wanted(2) == (0, 1)
     picture = np.zeros((1, 1, 3), np.uint8)
-    track.done((0, 1), (picture, picture), 5.0)
+    track.done((0, 1), track.shows((0, 1)), (picture, picture), 5.0)
     track.broke((2,))
     assert [track.settled(frame) for frame in range(4)] == [True, True, True, False]
     taken = track.take(1)
     assert taken is not None
     assert (taken.shows.clip_index, taken.ready_at) == (1, 5.0)
     assert track.take(3) is None
-    track.done((3,), (picture,), 6.0)
-    assert track.held == 0, "too late to be of use"
+    track.done((3,), (FrameSpec(3, None),), (picture,), 6.0)
+    assert track.held == 0, "too late for its slot"
+    overdue = track.take_overdue()
+    assert overdue is not None
+    assert overdue.shows.clip_index == 3, "but newer than what is on show"
+    assert track.take_overdue() is None
 
 
 def test_closing_weights_fall_smoothly_to_rest() -> None:

@@ -230,7 +230,6 @@ class Fuzz:
         assert piece.samples.shape == (SAMPLES,)
         if piece.picture is not None and piece.picture is not self.shown:
             assert self.pictures[id(piece.picture)] == self.model.generation, "a stale picture"
-            assert not piece.late
         self.shown = piece.picture
         if piece.speech_sample is None:
             assert not piece.samples.any()

@@ -43,12 +43,12 @@ class AppearanceRun:
     """Settings of one run. Shares are how often a clip of each source is drawn; the rest is GRID."""
 
     steps: int = 40_000
-    clips_per_batch: int = 4
-    targets_per_clip: int = 4
-    learning_rate: float = 8e-4
+    clips_per_batch: int = 3
+    targets_per_clip: int = 3
+    learning_rate: float = 6e-4
     final_learning_rate: float = 5e-5
-    warmup_steps: int = 200
-    decay_minutes: float = 65.0
+    warmup_steps: int = 100
+    decay_minutes: float = 55.0
     actor_share: float = 0.4
     synthetic_share: float = 0.35
     kl_weight: float = 1e-6

@@ -20,6 +20,7 @@ STRIDE = 4  # latent pixel in crop pixels
 WINDOW_ROWS = (24, 64)  # latent rows that hold the mask (96..256 crop pixels)
 WINDOW_COLUMNS = (10, 54)  # latent columns (40..216 crop pixels)
 REFERENCES = 3
+BASE_CHANNELS = 3 * STRIDE * STRIDE  # the base window, folded to latent size
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,31 +131,35 @@ class FusionNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """[z_app, z_lm] [B, app + landmark_z, 40, 44] → window and how much of the base shows (paper 3.4.3).
+    """[z_app, base, z_lm] [B, app + 48 + landmark_z, 40, 44] → RGB window [B, 3, 160, 176], not clamped (paper 3.4.3).
 
-    The repainted RGB window is [B, 3, 160, 176], 0..1 not clamped; the base's share [B, 1, 160, 176].
+    It adds to the base what the landmarks ask for. It sees the base at two scales, so that it can also take away.
     """
 
     def __init__(self, config: AppearanceConfig) -> None:
         super().__init__()
         width, deep, fine = config.decoder, config.decoder_deep, config.decoder_fine
-        self.stem = nn.Sequential(ConvRelu(config.app + config.landmark_z, width), ResBlock(width))
+        self.stem = nn.Sequential(
+            ConvRelu(config.app + BASE_CHANNELS + config.landmark_z, width), ResBlock(width)
+        )
         self.down = ConvRelu(width, deep, 2)
         self.middle = nn.Sequential(ResBlock(deep), ResBlock(deep), ResBlock(deep))
         self.up = nn.Conv2d(deep, width * 4, 1)
         self.join = ResBlock(width)
         self.up_fine = nn.Conv2d(width, fine * 4, 3, 1, 1)
+        self.base_fine = nn.Conv2d(12, fine, 3, 1, 1)
         self.fine = ResBlock(fine)
-        self.out = nn.Conv2d(fine, 16, 3, 1, 1)
+        self.out = nn.Conv2d(fine, 12, 3, 1, 1)
+        with torch.no_grad():
+            self.out.weight.mul_(0.1)  # the first pictures are the base
 
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode the window."""
+    def forward(self, latents: Tensor, base: Tensor) -> Tensor:
+        """Decode the window; base [B, 3, 160, 176] is the one within the latents."""
         shallow = self.stem(latents)
         deep = F.pixel_shuffle(self.up(self.middle(self.down(shallow))), 2)
         joined = self.join(F.relu(shallow + deep))
-        fine = self.fine(F.relu(F.pixel_shuffle(self.up_fine(joined), 2)))
-        painted = F.pixel_shuffle(self.out(fine), 2)
-        return painted[:, :3] + 0.5, torch.sigmoid(painted[:, 3:] + 1.0)
+        fine = F.pixel_shuffle(self.up_fine(joined), 2) + self.base_fine(F.pixel_unshuffle(base, 2))
+        return base + F.pixel_shuffle(self.out(self.fine(F.relu(fine))), 2)
 
 
 class AppearanceModel(nn.Module):
@@ -192,8 +197,8 @@ class AppearanceModel(nn.Module):
     def decode(self, landmark_images: Tensor, latents: Tensor) -> Tensor:
         """Landmark image windows [B, 3, 160, 176], latents [B, app + 48, 40, 44] → RGB [B, 3, 160, 176]."""
         z_lm = self.landmark_encoder(landmark_images)
-        painted, shown = self.decoder(torch.cat([latents[:, : self.config.app], z_lm], dim=1))
-        return shown * F.pixel_shuffle(latents[:, self.config.app :], STRIDE) + (1 - shown) * painted
+        base = F.pixel_shuffle(latents[:, self.config.app :], STRIDE)
+        return self.decoder(torch.cat([latents, z_lm], dim=1), base)
 
 
 class PatchDiscriminator(nn.Module):

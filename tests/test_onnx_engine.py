@@ -1,0 +1,122 @@
+"""The ONNX Runtime engine on the bundle that ships."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mytalk.engines import default_bundle, load_engine
+from mytalk.errors import BadInput, EngineFailed
+from mytalk.motion import hop_noise, mel_context
+from mytalk.types import MotionJob
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return load_engine("auto", default_bundle(), threads=1)
+
+
+def job(engine, seed=0, **changes):
+    spec, random = engine.spec, np.random.default_rng(seed)
+    made = MotionJob(
+        generation=0,
+        state=engine.initial_state(),
+        log_mel=(random.standard_normal((spec.mel_frames, 80)) - 6).astype(np.float32),
+        upper=(0.01 * random.standard_normal((spec.tokens, spec.upper))).astype(np.float32),
+        identity=engine.identity(np.zeros((478, 2), np.float32)),
+        noise=hop_noise(seed, 0, 0, spec.tokens, spec.coefficients),
+        position=0,
+        hop=2,
+        tokens=4,
+    )
+    return replace(made, **changes)
+
+
+def test_a_hop_moves_the_mouth_and_remembers_itself(engine):
+    result = engine.motion([job(engine)])[0]
+    assert result.displacement.shape == (2, engine.spec.compact, 3)
+    assert result.displacement.dtype == np.float32
+    assert np.isfinite(result.displacement).all()
+    assert result.state.known == 2
+    assert np.abs(result.state.keys[:, -2:]).min(axis=-1).max() > 0
+    assert (result.state.keys[:, :-2] == 0).all()
+
+
+def test_no_job_depends_on_its_neighbours_or_changes_its_input(engine):
+    jobs = [job(engine, seed) for seed in range(3)]
+    before = jobs[1].state.keys.copy()
+    together, alone = engine.motion(jobs), engine.motion([jobs[1]])[0]
+    np.testing.assert_array_equal(together[1].displacement, alone.displacement)
+    np.testing.assert_array_equal(together[1].state.values, alone.state.values)
+    np.testing.assert_array_equal(jobs[1].state.keys, before)
+
+
+def test_what_was_shown_before_goes_into_memory_first(engine):
+    spec = engine.spec
+    silent = mel_context(np.zeros((0, 80), np.float32), 0, 0, spec)
+    shown = {
+        "known": np.zeros((3, spec.compact, 3), np.float32),
+        "known_upper": np.zeros((3, spec.upper), np.float32),
+        "known_log_mel": silent,
+    }
+    result = engine.motion([job(engine, position=3, **shown)])[0]
+    assert result.state.known == 5
+    other = shown | {"known": np.full((3, spec.compact, 3), 0.05, np.float32)}
+    moved = engine.motion([job(engine, position=3, **other)])[0]
+    assert np.abs(moved.displacement - result.displacement).max() > 1e-4
+
+
+def test_memory_is_bounded_however_long_the_speech(engine):
+    state = engine.initial_state()
+    for first in range(0, 260, 2):
+        state = engine.motion([job(engine, state=state, position=first)])[0].state
+    assert state.known == engine.spec.window
+    assert state.keys.shape == engine.initial_state().keys.shape
+
+
+def test_pictures_do_not_depend_on_their_batch(engine):
+    random = np.random.default_rng(0)
+    references, faces = (random.integers(0, 256, (3, 256, 256, 3), dtype=np.uint8) for _ in range(2))
+    latents = engine.encode_appearance(references, faces)
+    assert len(latents) == 3
+    drawn = random.random((3, 3, 256, 256), dtype=np.float32)
+    together = engine.decode(drawn, latents)
+    assert together.shape == (3, 256, 256, 3)
+    assert together.dtype == np.uint8
+    for i in range(3):
+        alone = engine.decode(drawn[i : i + 1], latents[i : i + 1].astype(np.float16))
+        assert np.abs(alone[0].astype(int) - together[i]).max() <= 1
+
+
+def test_the_bundle_says_where_it_comes_from():
+    manifest = json.loads((default_bundle() / "manifest.json").read_text())
+    assert manifest["parity"]["landmark_px"] <= 0.01
+    assert len(manifest["commit"]) == 40
+    assert (default_bundle() / "MODEL_CARD.md").stat().st_size > 1000
+
+
+def test_unknown_engine_missing_or_altered_bundle_are_one_clear_line(tmp_path):
+    with pytest.raises(BadInput, match="unknown engine 'tpu'"):
+        load_engine("tpu", default_bundle())
+    with pytest.raises(EngineFailed, match="no weights at"):
+        load_engine("onnx", tmp_path / "nothing")
+    copy = tmp_path / "copy"
+    shutil.copytree(default_bundle(), copy)
+    with (copy / "decode.onnx").open("r+b") as file:
+        file.seek(2000)
+        file.write(b"damage")
+    with pytest.raises(EngineFailed, match="hash differs"):
+        load_engine("onnx", copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    with pytest.raises(EngineFailed, match="format 99"):
+        load_engine("onnx", copy)
+
+
+def test_a_runtime_failure_is_an_engine_failure(engine):
+    with pytest.raises(EngineFailed, match="failed in ONNX Runtime"):
+        engine.motion([job(engine, log_mel=np.zeros((5, 80), np.float32))])

@@ -1,0 +1,118 @@
+"""Every trainer once, from raw video to a bundle that serves; and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
+pytest.importorskip("mediapipe", reason="MediaPipe is not installed (make test installs it)")
+
+from mytalk.engines import load_engine  # noqa: E402
+from mytalk.errors import BadInput  # noqa: E402
+from training import appearance, evaluate, motion, prepare  # noqa: E402
+from training.data import is_validation, list_clips  # noqa: E402
+from training.loop import load_checkpoint, load_config  # noqa: E402
+from training.motion_data import change_voice  # noqa: E402
+
+FIXTURE = Path(__file__).parent / "data" / "talking_face.mp4"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for name in ("synthetic/a_0001", "synthetic/b_0007", "grid/s1/one"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(FIXTURE, root / f"{name}.mp4")
+    (root / "synthetic/broken.mp4").write_text("not a video")
+    out = tmp_path_factory.mktemp("data")
+    assert prepare.main([str(root), "--out", str(out), "--workers", "1"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    (root / "motion.toml").write_text("steps = 2\nbatch = 2\nframes = 40\n")
+    (root / "appearance.toml").write_text(
+        "steps = 2\nclips_per_batch = 1\ntargets_per_clip = 2\n"
+        "adversarial_weight = 0.01\nneighbour_frames = 2\n"
+    )
+    for module, name in ((motion, "motion"), (appearance, "appearance")):
+        arguments = ["--data", str(data), "--out", str(root / name), "--config", str(root / f"{name}.toml")]
+        assert module.main(arguments) == 0
+    return root
+
+
+def test_preparing_says_what_was_rejected_and_why(data):
+    report = {row["name"]: row for row in json.loads((data / "report.json").read_text())}
+    assert report["synthetic__broken"]["rejected"]
+    assert report["grid__s1__one"]["rejected"] is None
+    clips = list_clips(data)
+    assert [c.name for c in clips if is_validation(c, clips)] == ["synthetic__b_0007"]
+
+
+def test_trainers_go_on_from_their_checkpoint(data, runs, tmp_path):
+    for module, name in ((motion, "motion"), (appearance, "appearance")):
+        copy = tmp_path / name
+        shutil.copytree(runs / name, copy)
+        assert load_checkpoint(copy / "last.pt")["step"] == 2
+        config = tmp_path / f"{name}.toml"
+        config.write_text((runs / f"{name}.toml").read_text().replace("steps = 2", "steps = 3"))
+        assert module.main(["--data", str(data), "--out", str(copy), "--config", str(config)]) == 0
+        assert load_checkpoint(copy / "last.pt")["step"] == 3
+
+
+def test_from_checkpoints_to_a_bundle_that_serves(data, runs, tmp_path):
+    out = tmp_path / "bundle"
+    arguments = [
+        "--motion",
+        str(runs / "motion"),
+        "--appearance",
+        str(runs / "appearance"),
+        "--out",
+        str(out),
+    ]
+    result = subprocess.run(
+        [sys.executable, "-m", "export", *arguments], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["parity"]["landmark_px"] <= 0.01
+    engine = load_engine("onnx", out, threads=1)
+    report = evaluate.evaluate(engine, data, tmp_path / "sheets", evaluate.Stream(), most=1)
+    assert np.isfinite(report["motion/synthetic_unseen"]["mouth_correlation"])
+    assert (tmp_path / "sheets" / "synthetic_unseen.png").stat().st_size > 1000
+
+
+def test_unknown_settings_missing_data_and_damaged_checkpoints_are_refused(tmp_path, capsys):
+    config = tmp_path / "run.toml"
+    config.write_text("learning_rat = 1\n")
+    with pytest.raises(BadInput, match="learning_rat"):
+        load_config(motion.MotionRun, config, {})
+    assert motion.main(["--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 1
+    assert "run training.prepare first" in capsys.readouterr().err
+    (tmp_path / "last.pt").write_bytes(b"half a checkpoint")
+    with pytest.raises(BadInput, match="cannot be read"):
+        load_checkpoint(tmp_path / "last.pt")
+
+
+def test_a_changed_voice_keeps_its_timing():
+    log_mel = np.full((40, 80), -10.0, np.float32)
+    log_mel[20:] = -4.0
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        loudness = change_voice(log_mel, random).mean(axis=1)
+        assert loudness[20:].min() > loudness[:20].max() - 1e-3
+
+
+def test_offset_of_a_late_curve_is_found():
+    true = np.sin(np.arange(80) / 3).astype(np.float32)
+    assert evaluate.best_offset_frames(np.roll(true, 2), true) == 2
+    assert evaluate.best_offset_frames(np.roll(true, -1), true) == -1
