@@ -131,9 +131,10 @@ class FusionNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """[z_app, base, z_lm] [B, app + 48 + landmark_z, 40, 44] → RGB window [B, 3, 160, 176], not clamped (paper 3.4.3).
+    """[z_app, base, z_lm] [B, app + 48 + landmark_z, 40, 44] → RGB [B, 3, 160, 176], unclamped (paper 3.4.3).
 
-    It adds to the base what the landmarks ask for. It sees the base at two scales, so that it can also take away.
+    It adds to the base what the landmarks ask for. It sees the base at two scales, so that it can also take
+    away.
     """
 
     def __init__(self, config: AppearanceConfig) -> None:
