@@ -86,6 +86,11 @@ def _store_half(graph: onnx.ModelProto) -> onnx.ModelProto:
         initializers.append(onnx.numpy_helper.from_array(array.astype(np.float16), stored))
         casts.append(onnx.helper.make_node("Cast", [stored], [weight.name], to=onnx.TensorProto.FLOAT))
     nodes = [*casts, *graph.graph.node]
+    for part in (*nodes, *graph.graph.input, *graph.graph.output):
+        # The exporter writes stack traces of the exporting machine here.
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del graph.graph.metadata_props[:], graph.metadata_props[:]
     del graph.graph.initializer[:], graph.graph.node[:], graph.graph.value_info[:]
     graph.graph.initializer.extend(initializers)
     graph.graph.node.extend(nodes)
