@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -10,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mytalk.actor import ActorInfo, list_actors, load_actor
+from PIL import Image
+
+from mytalk.actor import CLIP, ActorInfo, list_actors, load_actor
 from mytalk.engines.engine import Engine, EngineSpec
 from mytalk.errors import BadInput, MyTalkError
+from mytalk.media import read_pictures
 from mytalk.renderer import Renderer
 from mytalk.types import U8, ActorView, Job, JobResult, MotionState
 from server.worker import Worker
@@ -20,6 +24,7 @@ from server.worker import Worker
 logger = logging.getLogger(__name__)
 TESTCARD = "testcard"
 PROGRESS_FRAMES = 48
+POSTER_PX = 192
 
 
 class SharedRenderer(Protocol):
@@ -60,6 +65,10 @@ class Cast(Protocol):
         """(name, title) of everybody who can speak."""
         ...
 
+    def poster(self, name: str) -> bytes:
+        """A small JPEG of the actor (slow the first time; any thread)."""
+        ...
+
     def read(self, name: str) -> Callable[[], SharedRenderer]:
         """Read an actor from disk (slow; any thread) and return what prepares it (device thread)."""
         ...
@@ -79,6 +88,7 @@ class FolderCast:
         self.engine_name, self.spec = engine.name, engine.spec
         self._engine, self._clock, self._cache = engine, clock, cache
         self._cancelled = threading.Event()
+        self._posters: dict[str, bytes] = {}
         self._infos: dict[str, ActorInfo] = {
             info.name: info
             for info in list_actors(folders, on_problem=lambda error: logger.warning("%s", error))
@@ -91,10 +101,21 @@ class FolderCast:
         found = [(info.name, info.title) for info in self._infos.values()]
         return [*found, (TESTCARD, "Test card: flashes while the sound is loud")]
 
+    def poster(self, name: str) -> bytes:
+        """The first picture of the actor's clip, a JPEG of at least 192 pixels a side."""
+        if name not in self._posters:
+            picture = next(read_pictures(self._info(name).folder / CLIP, short_side_px=POSTER_PX)).rgb
+            target = io.BytesIO()
+            Image.fromarray(picture).save(target, "JPEG", quality=85)
+            self._posters[name] = target.getvalue()
+        return self._posters[name]
+
+    def _info(self, name: str) -> ActorInfo:
+        return next(iter(self._infos.values())) if name == TESTCARD else self._infos[name]
+
     def read(self, name: str) -> Callable[[], SharedRenderer]:
         """Read a package; the test card is the first actor with a flash."""
-        info = next(iter(self._infos.values())) if name == TESTCARD else self._infos[name]
-        actor = load_actor(info.folder)
+        actor = load_actor(self._info(name).folder)
         len(actor.frames)  # decode the clip here, not on the device thread
 
         def progress(done: int, frames: int) -> None:

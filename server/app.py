@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -72,6 +74,7 @@ class Routes:
                 web.get("/healthz", self._health),
                 web.get("/metrics", self._figures),
                 web.get("/v1/actors", self._list_actors),
+                web.get("/v1/actors/{name}/poster", self._poster),
                 web.post("/offer", self._offer),
                 web.delete("/v1/sessions/{id}", self._close),
                 web.get("/v1/sessions/{id}/stats", self._stats),
@@ -137,8 +140,18 @@ class Routes:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": Metrics.CONTENT_TYPE})
 
     async def _list_actors(self, _request: web.Request) -> web.Response:
-        actors = [{"name": name, "title": title} for name, title in self._actors.cast.actors()]
+        actors = [
+            {"name": name, "title": title, "poster": f"v1/actors/{quote(name)}/poster"}
+            for name, title in self._actors.cast.actors()
+        ]
         return web.json_response({"actors": actors, "default": self.default_actor})
+
+    async def _poster(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        self._actors.check(name)
+        picture = await asyncio.to_thread(self._actors.cast.poster, name)
+        headers = {"Cache-Control": "max-age=3600"}
+        return web.Response(body=picture, content_type="image/jpeg", headers=headers)
 
     async def _offer(self, request: web.Request) -> web.Response:
         offer = read_offer(await request.read())

@@ -81,6 +81,9 @@ class FakeCast:
     def actors(self) -> list[tuple[str, str]]:
         return [("ada", "Ada"), ("bob", "Bob")]
 
+    def poster(self, name: str) -> bytes:
+        return b"picture of " + name.encode()
+
     def read(self, name: str) -> Callable[[], FakeRenderer]:
         time.sleep(self.read_s)
         self.reads.append(name)

@@ -51,7 +51,12 @@ async def test_health_and_actors() -> None:
         }
         _, actors, _ = await ask(url, "GET", "/v1/actors")
         assert actors["default"] == "bob"
-        assert actors["actors"][0] == {"name": "ada", "title": "Ada"}
+        first = actors["actors"][0]
+        assert first == {"name": "ada", "title": "Ada", "poster": "v1/actors/ada/poster"}
+        status, poster, headers = await ask(url, "GET", "/" + first["poster"])
+        assert (status, poster, headers["Content-Type"]) == (200, "picture of ada", "image/jpeg")
+        status, error, _ = await ask(url, "GET", "/v1/actors/nobody/poster")
+        assert (status, error["error"]["code"]) == (404, "unknown_actor")
 
 
 async def test_a_session_from_offer_to_end() -> None:
@@ -241,7 +246,8 @@ async def test_speech_over_the_websocket() -> None:
             assert [message["position"] for message in got if message["type"] == "buffer"][-1] == 16_000
         # events go to every channel of the session
         await client.until(lambda: client.told("speech_ended"))
-        assert sum(peak > 2000 for _, _, peak in client.sounds) > 20
+        # the sound comes after its event: it waits in the receive buffer
+        await client.until(lambda: sum(peak > 2000 for _, _, peak in client.sounds) > 20)
 
 
 async def test_a_full_session_refuses_and_takes_the_rest_later() -> None:

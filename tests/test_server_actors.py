@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mytalk.errors import BadInput, EngineFailed, MyTalkError
-from server.actors import ActorPool
+from server.actors import ActorPool, FolderCast
 from server.worker import Worker
 from tests.server_fakes import FakeCast
+from tests.small_actor import fitting_engine, write_small_actor
 
 
 class BigCast(FakeCast):
@@ -112,3 +116,12 @@ async def test_unknown_actors_are_named_with_the_known_ones(worker: Worker) -> N
     with pytest.raises(BadInput, match="ada, bob, cy, di") as error:
         await ActorPool(BigCast(), worker, 1).take("eve")
     assert error.value.code == "unknown_actor"
+
+
+def test_a_poster_is_a_small_picture_of_the_actor(tmp_path: Path) -> None:
+    write_small_actor(tmp_path / "ada", name="ada")
+    cast = FolderCast(fitting_engine(), [tmp_path], clock=time.monotonic, cache=None)
+    picture = Image.open(io.BytesIO(cast.poster("ada")))
+    assert picture.format == "JPEG"
+    assert min(picture.size) <= 192
+    assert cast.poster("testcard") == cast.poster("ada")
