@@ -15,7 +15,7 @@ from mytalk.models.motion import MotionModel
 from mytalk.models.streaming import AppearanceDecoder, AppearanceEncoders, StreamingHop
 
 MAX_LANDMARK_PX = 0.01  # crop pixels, fp32, after 20 streamed hops
-MIN_PICTURE_DB = 55.0  # uint8 rounding alone is 59 dB
+MIN_PICTURE_DB = 60.0
 
 
 def motion_error_px(model: MotionModel, steps: int, graph: Path, hops: int = 20) -> float:

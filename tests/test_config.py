@@ -11,7 +11,7 @@ from mytalk.errors import BadInput
 
 def test_defaults_are_valid_and_frozen() -> None:
     config = SessionConfig()
-    assert (config.hop_frames, config.lookahead_frames, config.close_frames) == (2, 2, 4)
+    assert (config.hop_frames, config.lookahead_frames, config.close_frames) == (2, 1, 4)
     with pytest.raises(FrozenInstanceError):
         config.hop_frames = 3  # type: ignore[misc]
 

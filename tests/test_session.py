@@ -89,7 +89,7 @@ def test_the_first_job_continues_from_the_idle_face() -> None:
     assert first.known is not None
     assert first.known.shape == (4, 20, 3)
     assert not first.known.any()
-    assert (first.position, first.hop, first.tokens) == (4, 2, 4)
+    assert (first.position, first.hop, first.tokens) == (4, 2, 3)
     pump.session.complete(first, run_job(pump.engine, first), pump.clock.now)
     pictures = pump.session.next_job()
     assert isinstance(pictures, PictureJob)

@@ -71,7 +71,7 @@ def test_streamed_contexts_are_the_offline_ones_bit_for_bit(rate_hz: int) -> Non
     pump.run(60)
     mel = offline_mel(samples, rate_hz)
     for hop, job in enumerate(jobs_of(pump)):
-        end = (2 * hop + 4) * 4 + FAKE_SPEC.mel_right  # what lies after hop + lookahead is not heard
+        end = (2 * hop + 3) * 4 + FAKE_SPEC.mel_right  # what lies after hop + lookahead is not heard
         assert np.array_equal(job.log_mel, mel_context(mel[:end], 0, 2 * hop, FAKE_SPEC))
 
 
@@ -84,7 +84,7 @@ def test_every_hop_gets_its_noise_upper_face_and_place() -> None:
     first = next(s for s in pump.slices if s.speech_sample == 0)
     for hop, job in enumerate(jobs_of(pump)):
         assert np.array_equal(job.noise, hop_noise(SEED, 0, 2 * hop, 8, FAKE_SPEC.coefficients))
-        clips = [actor.clip_index(first.slot + 2 * hop + min(i, 3)) for i in range(8)]
+        clips = [actor.clip_index(first.slot + 2 * hop + min(i, 2)) for i in range(8)]
         assert np.array_equal(job.upper, actor.upper[clips])
         assert job.position == 4 + 2 * hop
         assert (job.known is None) == (hop > 0)
