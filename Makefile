@@ -35,7 +35,7 @@ serve: $(SERVE_READY) ## set up what is missing and serve on http://127.0.0.1:80
 actors: $(ACTORS_READY) ## add what `mytalk actor make` and `mytalk dub` need to find faces (MediaPipe, 0.9 GB)
 
 test: $(TEST_READY) ## set up what is missing and run the tests (ARGS= goes to pytest; TORCH=, TORCH_INDEX=)
-	$(TEST_PYTHON) -m pytest $(ARGS)
+	$(TEST_PYTHON) -m pytest -rs $(ARGS)
 
 check: $(TEST_READY) ## lint, formatting, types, import rules
 	$(TEST_PYTHON) -m ruff check .

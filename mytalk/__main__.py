@@ -231,7 +231,7 @@ def main(argv: list[str] | None = None, make_engine: EngineMaker = _load_engine)
     args = _parser().parse_args(argv)
     try:
         args.run(args, make_engine)
-    except MyTalkError as error:
+    except (MyTalkError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         _complain(str(error))
         return 1
     except KeyboardInterrupt:

@@ -251,16 +251,15 @@ class VideoWriter:
     ) -> None:
         """Finish the file, or remove what there is of it."""
         try:
-            if kind is None:
-                self._finish()
-        finally:
             try:
-                self._container.close()
+                if kind is None:
+                    self._finish()
             finally:
-                if kind is not None:
-                    self._temporary.unlink(missing_ok=True)
-        if kind is None:
-            os.replace(self._temporary, self._path)
+                self._container.close()
+            if kind is None:
+                os.replace(self._temporary, self._path)
+        finally:
+            self._temporary.unlink(missing_ok=True)  # there is one only if something failed, a full disk say
 
     def _finish(self) -> None:
         for stream in (self._video, self._audio):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -133,14 +134,23 @@ class Renderer:
         latents = self._cached_latents()
         if latents is None:
             latents = self._encode(progress)
-            path = self._cache_file()
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_suffix(f".{os.getpid()}.part")
-                with temporary.open("wb") as file:
-                    np.save(file, latents)
-                os.replace(temporary, path)
+            # A cache that cannot be written costs the next start some time, and nothing else.
+            with suppress(OSError):
+                self._keep(latents)
         self._latents = latents
+
+    def _keep(self, latents: F32) -> None:
+        path = self._cache_file()
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            with temporary.open("wb") as file:
+                np.save(file, latents)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _encode(self, progress: Callable[[int, int], None] | None) -> F32:
         pieces, count = [], len(self._pictures)

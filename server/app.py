@@ -114,7 +114,8 @@ class Routes:
         scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             shown = request.query.get("token", "")  # a browser cannot give a page or a WebSocket a header
-        if hmac.compare_digest(shown.encode(), token.encode()):
+        # a header may hold any bytes, which aiohttp hands on as lone surrogates
+        if hmac.compare_digest(shown.encode("utf-8", "surrogatepass"), token.encode()):
             return await handler(request)
         headers = {"WWW-Authenticate": "Bearer"}
         return error_response(

@@ -28,7 +28,7 @@ class ConfigError(MyTalkError):
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """All that ``python -m server`` can be told (README: settings).
+    """All that ``python -m server`` can be told, by flags or by the same names in a ``--config`` file.
 
     host, port: where HTTP listens; port 0 takes any free one.
     actor: who speaks when an offer names nobody; None = the first one found.
@@ -88,6 +88,7 @@ class ServerConfig:
             ),
             (not self.actors, "actors names no folder"),
             ((self.cert_file is None) != (self.key_file is None), "cert-file and key-file belong together"),
+            (self.token == "", "the token is empty; leave it out to let everybody in"),
             (self.token is not None and not self.token.isascii(), "the token must be ASCII"),
         ]
         for bad, message in problems:
@@ -220,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         action="append",
         metavar="DIR",
-        help="folder of actors; may be given several times",
+        help="folder of actors, instead of the bundled ones; may be given several times",
     )
     what.add_argument("--max-sessions", type=int, metavar="N", help="people served at once (default 4)")
     how = parser.add_argument_group("how it computes")

@@ -58,7 +58,7 @@ def test_a_bad_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--port", "x"], ["--prot", "1"], ["stray"], ["--config", "/nonexistent.toml"]]
+    "argv", [["--port", "x"], ["--prot", "1"], ["stray"], ["--config", "/nonexistent.toml"], ["--token", ""]]
 )
 def test_a_bad_command_line_is_one_line(argv: list[str]) -> None:
     with pytest.raises(ConfigError) as error:

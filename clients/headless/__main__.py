@@ -88,7 +88,9 @@ async def talk(args: argparse.Namespace) -> dict[str, Any]:
         async with Call(options, microphone, recorder) as call:
             await call.first_picture()
             pushed_s = await call.push(samples) if microphone is None else None
-            await call.run(seconds)
+            # a long push takes as long as the speech but for what the server holds; it counts, too
+            pushing_s = 0.0 if pushed_s is None else time.monotonic() - pushed_s
+            await call.run(max(0.0, seconds - pushing_s))
         start_s = microphone.started_s if microphone is not None else pushed_s
     finally:
         if recorder is not None:

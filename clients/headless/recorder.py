@@ -12,7 +12,8 @@ import av
 from clients.headless.errors import BadArgument
 
 QUEUE_FRAMES = 250  # about 3 s of pictures and sound; beyond it frames are dropped and counted
-SETTLE_FRAMES = 75  # about 1 s; arrival times of the first frames scatter, so the start waits for this many
+SETTLE_PICTURES = 25  # 1 s; arrival times of the first frames scatter, so the start waits for this many
+MOST_HELD_FRAMES = 1000  # without so many pictures after some 20 s, what there is must do
 VIDEO_TIME_BASE = fractions.Fraction(1, 90_000)
 
 
@@ -55,6 +56,8 @@ class Recorder:
             self.error = "the recorder is stuck"
             return
         self._thread.join(deadline_s)
+        if self._thread.is_alive() and self.error is None:
+            self.error = "the recorder did not finish the file in time"
 
     def _run(self) -> None:
         try:
@@ -76,7 +79,9 @@ class Recorder:
             self._write(item[0])
             return
         self._held.append(item)
-        if len(self._held) >= SETTLE_FRAMES:
+        # Sound alone must not start the file: a stream cannot be added when the first picture comes later.
+        pictures = sum(isinstance(frame, av.VideoFrame) for frame, _ in self._held)
+        if pictures >= SETTLE_PICTURES or len(self._held) >= MOST_HELD_FRAMES:
             self._flush_held()
 
     def _flush_held(self) -> None:
