@@ -65,6 +65,8 @@ class Conversation:
 
     def start(self, on_failure: Callable[[str], None]) -> None:
         """Begin to pace; call once, on the event loop. ``on_failure``: told when it cannot go on."""
+        if self._closed:
+            return  # it ended while it was being built: nothing would ever stop the tasks
 
         def ended(task: asyncio.Task[None]) -> None:
             error = None if task.cancelled() else task.exception()
