@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import av
 from aiortc import (
     MediaStreamTrack,
     RTCConfiguration,
@@ -21,7 +22,7 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 
-from mytalk.errors import BadInput, MyTalkError
+from mytalk.errors import BadInput, MyTalkError, SessionClosed
 from server.conversation import Conversation
 from server.microphone import Microphone
 from server.rtc_setup import use_prompt_audio_buffer
@@ -54,6 +55,7 @@ class Peer:
         self._connect_deadline_s = connect_deadline_s
         self._on_gone = on_gone
         self._gone = False
+        self._has_channel = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._deadline: asyncio.TimerHandle | None = None
         # An empty list, not None: aiortc's default asks a public server, and waits for it.
@@ -132,17 +134,27 @@ class Peer:
 
     async def _listen(self, track: MediaStreamTrack) -> None:
         """Take every frame at once (aiortc's queue is unbounded); the session decides what to drop."""
-        microphone = Microphone()
-        with contextlib.suppress(MediaStreamError):
-            while True:
-                samples = microphone.convert(await track.recv())
-                with contextlib.suppress(MyTalkError):
-                    self._conversation.hear(samples)
+        microphone, dropped = Microphone(), 0
+        while True:
+            try:
+                frame = await track.recv()
+            except MediaStreamError:
+                return
+            try:
+                self._conversation.hear(microphone.convert(frame))
+            except SessionClosed:
+                return
+            except (MyTalkError, av.FFmpegError, ValueError) as error:
+                # One frame that cannot be used must not end the microphone, nor a thousand fill the log.
+                dropped += 1
+                if dropped == 1:
+                    logger.warning("session %s: microphone frame dropped: %s", self._conversation.id, error)
 
     def _channel_came(self, channel: RTCDataChannel) -> None:
-        if channel.label != CHANNEL_LABEL:
+        if channel.label != CHANNEL_LABEL or self._has_channel:
             logger.info("session %s: data channel %r ignored", self._conversation.id, channel.label)
             return
+        self._has_channel = True
         speech = SpeechChannel(self._conversation, self._conversation.clock)
 
         def send(message: Message) -> None:

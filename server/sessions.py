@@ -151,12 +151,16 @@ class Sessions:
         self._metrics.sessions.set(len(self._sessions))
         if session is None:
             return
-        if session.conversation is not None:
-            await session.conversation.close()
-        if session.peer is not None:
-            await session.peer.close()
-        if session.actor is not None:
-            self._actors.give_back(session.actor)
+        try:
+            if session.conversation is not None:
+                await session.conversation.close()
+        finally:
+            try:
+                if session.peer is not None:
+                    await session.peer.close()
+            finally:
+                if session.actor is not None:
+                    self._actors.give_back(session.actor)
 
     async def shut_down(self, deadline_s: float) -> None:
         """Refuse new sessions and close all within the deadline; idempotent."""

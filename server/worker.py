@@ -12,6 +12,7 @@ from mytalk.errors import SessionClosed
 from mytalk.types import Job, JobResult
 
 logger = logging.getLogger(__name__)
+IDLE_EVERY_S = 0.25  # while sessions are open: idle work must not eat what they need
 Result = TypeVar("Result")
 
 
@@ -45,7 +46,8 @@ class Worker:
     There is no queue of jobs: a session is asked for its next job when the device is free, so at most one job
     is in flight and a session that interrupts or leaves has nothing waiting. Sessions take turns (least
     recently served first), and within a turn the one whose next slice leaves first goes first.
-    When nobody has a job, ``idle_work`` is called, one small piece at a time.
+    When nobody has a job, ``idle_work`` is called, one small piece at a time (seldom while sessions are
+    open).
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -55,6 +57,7 @@ class Worker:
         self._served: dict[Customer, int] = {}  # customer → turn in which it was last served
         self._turn = 0
         self._idle_work: list[Callable[[], bool]] = []
+        self._next_idle_s = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -143,9 +146,13 @@ class Worker:
         return True
 
     async def _idle_once(self) -> bool:
-        """One small piece of the oldest idle work; False when there is none."""
-        if not self._idle_work:
+        """One small piece of the oldest idle work; False when there is none, or it is not time for it.
+
+        Open sessions wake the worker with every slice, so nobody needs to wake it for the next piece.
+        """
+        if not self._idle_work or (self._served and self._clock() < self._next_idle_s):
             return False
+        self._next_idle_s = self._clock() + IDLE_EVERY_S
         piece = self._idle_work[0]
         try:
             more = await self.call(piece)

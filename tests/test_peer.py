@@ -85,7 +85,7 @@ async def test_the_microphone_is_said_back() -> None:
         await client.until(lambda: sum(peak > 2000 for _, _, peak in client.sounds) > 50)
         await client.until(lambda: any(brightness > 70 for _, _, brightness in client.pictures))
         await client.until(lambda: client.told("stats") and client.told("stats")[-1]["latency_ms"])
-        assert client.told("stats")[-1]["latency_ms"] < 1000
+        assert client.told("stats")[-1]["latency_ms"] < 5000
 
 
 async def test_interrupt_stops_the_voice_at_once() -> None:

@@ -36,7 +36,7 @@ class Stream:
     """How the motion model is run: frames per hop and provisional frames behind it."""
 
     hop: int = 2
-    lookahead: int = 2
+    lookahead: int = 1
 
 
 def stream_motion(
@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--sheets", type=Path, help="write contact sheets into this folder")
     parser.add_argument("--hop", type=int, default=2)
-    parser.add_argument("--lookahead", type=int, default=2)
+    parser.add_argument("--lookahead", type=int, default=1)
     parser.add_argument("--clips", type=int, default=10, help="most clips per group (default 10)")
     args = parser.parse_args(argv)
     try:

@@ -42,6 +42,10 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
         raise EngineFailed(f"{path} is damaged: {error}") from error
     if manifest.get("format") != FORMAT:
         raise EngineFailed(f"{path}: bundle format {manifest.get('format')!r}, this version reads {FORMAT}")
+    missing = [key for key in ("spec", "memory", "files") if not isinstance(manifest.get(key), dict)]
+    missing += [f"{graph}.onnx" for graph in GRAPHS if f"{graph}.onnx" not in manifest.get("files", {})]
+    if missing:
+        raise EngineFailed(f"{path} is damaged: it lacks {', '.join(missing)}")
     for name, expected in manifest["files"].items():
         try:
             actual = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
@@ -66,9 +70,12 @@ class OnnxEngine:
 
     def __init__(self, bundle: Path, threads: int | None) -> None:
         manifest = read_manifest(bundle)
-        known = {field.name for field in fields(EngineSpec)}
-        self.spec = EngineSpec(**{key: manifest["spec"][key] for key in known})
-        self._memory = Memory(**manifest["memory"])
+        try:
+            known = {field.name for field in fields(EngineSpec)}
+            self.spec = EngineSpec(**{key: manifest["spec"][key] for key in known})
+            self._memory = Memory(**manifest["memory"])
+        except (KeyError, TypeError) as error:
+            raise EngineFailed(f"{bundle / 'manifest.json'} is damaged: {error}") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
