@@ -35,7 +35,7 @@ class SessionConfig:
 
     hop_frames: int = 2
     lookahead_frames: int = 1
-    live_delay_s: float = 0.28
+    live_delay_s: float = 0.25
     live_slack_s: float = 0.08
     live_backlog_s: float = 1.0
     quiet_peak: float = 0.01
