@@ -12,7 +12,7 @@ from mytalk.errors import SessionClosed
 from mytalk.types import Job, JobResult
 
 logger = logging.getLogger(__name__)
-IDLE_EVERY_S = 0.25  # while sessions are open: idle work must not eat what they need
+IDLE_EVERY_S = 1.0  # while sessions are open: idle work must not eat what they need
 Result = TypeVar("Result")
 
 
