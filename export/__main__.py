@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 from export.onnx import export_graphs, round_to_half
-from export.parity import MAX_LANDMARK_PX, MIN_PICTURE_DB, motion_error_px, picture_db
+from export.parity import MAX_LANDMARK_PX, MIN_INT8_PICTURE_DB, MIN_PICTURE_DB, motion_error_px, picture_db
+from export.quantise import quantise_decoder
 from mytalk.compose import hidden_mask
 from mytalk.errors import MyTalkError
 from mytalk.landmarks.layout import load_layout
@@ -84,6 +85,13 @@ def build(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     }
     if parity["landmark_px"] > MAX_LANDMARK_PX or parity["picture_db"] < MIN_PICTURE_DB:
         raise MyTalkError(f"ONNX Runtime does not agree with torch, nothing was written: {parity}")
+    if args.calibrate is not None:
+        int8 = quantise_decoder(
+            appearance, folder / "decode.onnx", folder / "decode_int8.onnx", args.calibrate
+        )
+        parity["int8_picture_db"] = int8
+        if int8 < MIN_INT8_PICTURE_DB:
+            raise MyTalkError(f"int8 is too far from float32, nothing was written: {int8:.1f} dB")
     for name, model in (("motion", motion), ("identity", identity), ("appearance", appearance)):
         _save_half(model, folder / f"{name}.safetensors")
     files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
@@ -114,6 +122,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--motion", type=Path, required=True, help="run folder of training.motion")
     parser.add_argument("--appearance", type=Path, required=True, help="run folder of training.appearance")
     parser.add_argument("--steps", type=int, default=2, help="diffusion steps per hop (default 2)")
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="DATA",
+        help="also write an int8 decoder, calibrated on clips",
+    )
     parser.add_argument("--out", type=Path, required=True, help="bundle folder (its model card is kept)")
     args = parser.parse_args(argv)
     args.out.parent.mkdir(parents=True, exist_ok=True)

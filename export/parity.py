@@ -16,6 +16,7 @@ from mytalk.models.streaming import AppearanceDecoder, AppearanceEncoders, Strea
 
 MAX_LANDMARK_PX = 0.01  # crop pixels, fp32, after 20 streamed hops
 MIN_PICTURE_DB = 60.0
+MIN_INT8_PICTURE_DB = 36.0  # int8 against float32
 
 
 def motion_error_px(model: MotionModel, steps: int, graph: Path, hops: int = 20) -> float:

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from mytalk.engines import default_bundle, load_engine
+from mytalk.engines.onnx import has_vnni
 from mytalk.errors import BadInput, EngineFailed
+from mytalk.landmarks.draw import draw_landmarks
+from mytalk.landmarks.layout import load_layout
 from mytalk.motion import hop_noise, mel_context
 from mytalk.types import MotionJob
 
@@ -88,8 +91,31 @@ def test_pictures_do_not_depend_on_their_batch(engine):
     assert together.shape == (3, 256, 256, 3)
     assert together.dtype == np.uint8
     for i in range(3):
-        alone = engine.decode(drawn[i : i + 1], latents[i : i + 1].astype(np.float16))
+        alone = engine.decode(drawn[i : i + 1], latents[i : i + 1])
         assert np.abs(alone[0].astype(int) - together[i]).max() <= 1
+
+
+def test_int8_pictures_are_the_float_ones_but_for_rounding(engine):
+    random = np.random.default_rng(1)
+    references = np.full((3, 256, 256, 3), 128, np.uint8)
+    faces = np.clip(references[:2] + random.integers(-20, 20, (2, 256, 256, 3)), 0, 255).astype(np.uint8)
+    latents = engine.encode_appearance(references, faces)
+    layout = load_layout()
+    points = (layout.template[:, :2] - (0.0, 1.0)) * (256 / 2.4) + 128
+    drawn = np.repeat(draw_landmarks(points.astype(np.float32), layout)[None], 2, axis=0)
+    engines = [load_engine(name, default_bundle(), 1) for name in ("onnx-fp32", "onnx-int8")]
+    one, two = (which.decode(drawn, latents)[:, 96:256, 40:216].astype(float) for which in engines)
+    assert 10 * np.log10(255**2 / np.square(one - two).mean()) > 36
+
+
+def test_the_precision_suits_the_cpu(tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_text("flags : avx2 avx512f avx512_vnni")
+    assert has_vnni(info)
+    info.write_text("flags : avx2 avx512f")
+    assert not has_vnni(info)
+    assert not has_vnni(tmp_path / "nothing")
+    assert load_engine("auto", default_bundle(), 1).name == ("onnx-int8" if has_vnni() else "onnx-fp32")
 
 
 def test_the_bundle_says_where_it_comes_from():
@@ -106,6 +132,17 @@ def test_unknown_engine_missing_or_altered_bundle_are_one_clear_line(tmp_path):
         load_engine("onnx", tmp_path / "nothing")
     copy = tmp_path / "copy"
     shutil.copytree(default_bundle(), copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for broken in ({"files": {}}, {"spec": {}}, {"memory": {"layers": 1}}):
+        (copy / "manifest.json").write_text(json.dumps(manifest | broken))
+        with pytest.raises(EngineFailed, match="damaged"):
+            load_engine("onnx", copy)
+    without = {name: digest for name, digest in manifest["files"].items() if name != "decode_int8.onnx"}
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"files": without}))
+    assert load_engine("onnx", copy).name == "onnx-fp32"
+    with pytest.raises(EngineFailed, match="no int8 decoder"):
+        load_engine("onnx-int8", copy)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
     with (copy / "decode.onnx").open("r+b") as file:
         file.seek(2000)
         file.write(b"damage")

@@ -197,6 +197,7 @@ def evaluate(engine: Engine, data: Path, sheets: Path | None, stream: Stream, mo
         "grid_s32_unseen": [c for c in validation if c.identity == "grid/s32"],
     }
     report: dict[str, object] = {
+        "engine": engine.name,
         "weights": engine.spec.weights_id,
         "hop": stream.hop,
         "lookahead": stream.lookahead,
@@ -223,6 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--bundle", type=Path, default=default_bundle(), help="exported bundle")
     parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
+    parser.add_argument("--engine", default="auto", help="engine by name (default auto)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--sheets", type=Path, help="write contact sheets into this folder")
     parser.add_argument("--hop", type=int, default=2)
@@ -230,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--clips", type=int, default=10, help="most clips per group (default 10)")
     args = parser.parse_args(argv)
     try:
-        engine = load_engine("onnx", args.bundle)
+        engine = load_engine(args.engine, args.bundle)
         report = evaluate(engine, args.data, args.sheets, Stream(args.hop, args.lookahead), args.clips)
     except MyTalkError as error:
         print(f"training.evaluate: {error}", file=sys.stderr)

@@ -9,7 +9,11 @@ from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput
 
 # name → "module:function(bundle, threads) -> Engine"; a module is imported only when its engine is asked for.
-ENGINES = {"onnx": "mytalk.engines.onnx:load"}
+ENGINES = {
+    "onnx": "mytalk.engines.onnx:load",  # int8 where the bundle has it and the CPU is fast at it
+    "onnx-fp32": "mytalk.engines.onnx:load_fp32",
+    "onnx-int8": "mytalk.engines.onnx:load_int8",
+}
 AUTO = "onnx"
 
 

@@ -18,6 +18,7 @@ from mytalk.errors import EngineFailed
 from mytalk.types import F32, U8, MotionJob, MotionResult, MotionState
 
 GRAPHS = ("motion", "identity", "encode", "decode")
+INT8_DECODER = "decode_int8.onnx"
 FORMAT = 1
 
 
@@ -66,10 +67,12 @@ def rotary_tables(positions: npt.NDArray[np.int64], head_dim: int) -> tuple[F32,
 class OnnxEngine:
     """``Engine`` on ONNX Runtime; each graph is one session, shared by all talk sessions."""
 
-    name = "onnx"
-
-    def __init__(self, bundle: Path, threads: int | None) -> None:
+    def __init__(self, bundle: Path, threads: int | None, *, int8: bool) -> None:
+        """int8: the per-frame decoder in int8 (about 2.5 times as fast on a CPU with VNNI)."""
         manifest = read_manifest(bundle)
+        if int8 and INT8_DECODER not in manifest["files"]:
+            raise EngineFailed(f"{bundle} holds no int8 decoder; use the engine onnx-fp32")
+        self.name = "onnx-int8" if int8 else "onnx-fp32"
         try:
             known = {field.name for field in fields(EngineSpec)}
             self.spec = EngineSpec(**{key: manifest["spec"][key] for key in known})
@@ -84,12 +87,13 @@ class OnnxEngine:
         options.log_severity_level = 3
         self._graphs = {}
         for graph in GRAPHS:
+            path = bundle / (INT8_DECODER if int8 and graph == "decode" else f"{graph}.onnx")
             try:
                 self._graphs[graph] = onnxruntime.InferenceSession(
-                    str(bundle / f"{graph}.onnx"), options, providers=["CPUExecutionProvider"]
+                    str(path), options, providers=["CPUExecutionProvider"]
                 )
             except Exception as error:  # ONNX Runtime raises many classes of its own
-                raise EngineFailed(f"{bundle / graph}.onnx cannot be loaded: {_first_line(error)}") from error
+                raise EngineFailed(f"{path} cannot be loaded: {_first_line(error)}") from error
 
     def _run(self, graph: str, inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         try:
@@ -186,6 +190,24 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the CPU multiplies int8 fast and without saturating; False where that cannot be told."""
+    try:
+        return "vnni" in cpuinfo.read_text()
+    except OSError:
+        return False
+
+
 def load(bundle: Path, threads: int | None) -> OnnxEngine:
-    """Load the bundle; see ``mytalk.engines.load_engine``."""
-    return OnnxEngine(bundle, threads)
+    """Load the bundle at the precision that suits the CPU; see ``mytalk.engines.load_engine``."""
+    return OnnxEngine(bundle, threads, int8=has_vnni() and INT8_DECODER in read_manifest(bundle)["files"])
+
+
+def load_fp32(bundle: Path, threads: int | None) -> OnnxEngine:
+    """Load the bundle in float32."""
+    return OnnxEngine(bundle, threads, int8=False)
+
+
+def load_int8(bundle: Path, threads: int | None) -> OnnxEngine:
+    """Load the bundle with its int8 decoder."""
+    return OnnxEngine(bundle, threads, int8=True)
