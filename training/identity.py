@@ -20,7 +20,7 @@ def train_identity(
     rests = torch.from_numpy(np.stack([clip.rest[:, :2] for clip in clips]))
     model = IdentityExtractor(layout.points, 256, embedding)
     model.mean.copy_(rests.mean(dim=0))
-    model.scale.copy_((rests - model.mean).std())
+    model.scale.copy_((rests - model.mean).std().clamp_min(1e-3))
     head = ArcFace(embedding, len(names))
     optimiser = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=1e-3, weight_decay=1e-2)
     compact = torch.from_numpy(layout.compact.astype(np.int64))

@@ -93,7 +93,8 @@ class MotionBatches:
 
     def _with_pause(self, moved: F32, log_mel: F32) -> None:
         """Overwrite a stretch with silence and a closed mouth, eased in and out over 4 frames (in place)."""
-        length = int(self.random.integers(15, 60))
+        longest = max(4, min(60, len(moved) // 2))
+        length = int(self.random.integers(min(15, longest - 1), longest))
         start = int(self.random.integers(0, len(moved) - length))
         stop, step = start + length, MEL_FRAMES_PER_FRAME
         room = self.random.uniform(SILENCE, -8.0)

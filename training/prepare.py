@@ -11,6 +11,7 @@ import json
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -159,7 +160,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"training.prepare: no .mp4 under {args.videos}", file=sys.stderr)
         return 1
     reports = []
-    with ProcessPoolExecutor(args.workers) as pool:
+    # Forked workers would inherit the locks of threads that video and audio libraries started here.
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(prepare_clip, v, n, args.out, args.every) for n, v in names.items()]
         for job in track(as_completed(jobs), total=len(jobs), description="clips"):
             reports.append(job.result())
