@@ -21,7 +21,7 @@ from rich.progress import track
 from mytalk.compose import hidden_mask
 from mytalk.engines import default_bundle, load_engine
 from mytalk.engines.engine import Engine
-from mytalk.errors import MyTalkError
+from mytalk.errors import BadInput, MyTalkError
 from mytalk.landmarks.layout import load_layout
 from mytalk.motion import hop_noise, mel_context
 from mytalk.types import F32, U8, MotionJob
@@ -202,6 +202,9 @@ def evaluate(engine: Engine, data: Path, sheets: Path | None, stream: Stream, mo
         "hop": stream.hop,
         "lookahead": stream.lookahead,
     }
+    groups = {name: group for name, group in groups.items() if group}
+    if not groups:
+        raise BadInput(f"{data} holds no clips to evaluate on")
     for name, group in groups.items():
         loaded = [load_motion_clip(c) for c in group[:most]]
         report[f"motion/{name}"] = evaluate_motion(engine, loaded, stream)
