@@ -209,9 +209,9 @@ def evaluate(engine: Engine, data: Path, sheets: Path | None, stream: Stream, mo
         loaded = [load_motion_clip(c) for c in group[:most]]
         report[f"motion/{name}"] = evaluate_motion(engine, loaded, stream)
         report[f"silence/{name}"] = evaluate_silence(engine, loaded[0].rest, stream)
-    for name, group in (
-        groups | {"demo_actors_held_out": [c for c in clips if c.source == "actors"]}
-    ).items():
+    if actors := [c for c in clips if c.source == "actors"]:
+        groups["demo_actors_held_out"] = actors
+    for name, group in groups.items():
         figures, sheet = evaluate_appearance(engine, group[:most])
         report[f"appearance/{name}"] = figures
         if sheets is not None:
