@@ -125,8 +125,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--calibrate",
         type=Path,
-        metavar="DATA",
-        help="also write an int8 decoder, calibrated on clips",
+        metavar="FILE",
+        help="also write an int8 decoder (file of training.calibration)",
     )
     parser.add_argument("--out", type=Path, required=True, help="bundle folder (its model card is kept)")
     args = parser.parse_args(argv)

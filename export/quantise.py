@@ -12,13 +12,10 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from mytalk.errors import MyTalkError
+from mytalk.errors import BadInput
 from mytalk.models.appearance import AppearanceModel
 from mytalk.models.streaming import AppearanceEncoders
-from training.data import Clip, draw_for_crop, is_validation, list_clips
 
-CALIBRATION_CLIPS, FRAMES_PER_CLIP = 24, 3
-CHECK_CLIPS = 8
 Inputs = dict[str, npt.NDArray[np.float32]]
 
 
@@ -33,21 +30,20 @@ class _Reader(CalibrationDataReader):
         return next(self._samples, None)
 
 
-def _samples(model: AppearanceModel, clips: list[Clip], random: np.random.Generator) -> list[Inputs]:
+def _samples(model: AppearanceModel, calibration: Path, *, held_out: bool) -> list[Inputs]:
     """Decoder inputs of real frames: landmark image [1, 3, 256, 256] and latents [1, app + 48, 40, 44]."""
+    try:
+        with np.load(calibration, allow_pickle=False) as data:
+            chosen = data["held_out"] == held_out
+            references, faces, drawn = (data[key][chosen] for key in ("references", "faces", "drawn"))
+    except (OSError, KeyError, ValueError) as error:
+        raise BadInput(f"{calibration}: not a file of training.calibration ({error})") from error
     encoders, samples = AppearanceEncoders(model).eval(), []
-    for clip in clips:
-        arrays, crops = clip.arrays(), clip.crops()
-        picked = arrays["picked"]
-        order = np.argsort(arrays["opening"][picked])
-        references = np.ascontiguousarray(crops[order[[0, len(order) // 2, len(order) - 1]]])
-        index = random.choice(len(picked), FRAMES_PER_CLIP, replace=False)
-        faces = np.ascontiguousarray(crops[index])
+    for clip_references, clip_faces, clip_drawn in zip(references, faces, drawn, strict=True):
         with torch.no_grad():
-            latents = encoders(torch.from_numpy(references), torch.from_numpy(faces)).numpy()
-        for row, i in enumerate(index):
-            drawn = draw_for_crop(arrays["points"][picked[i]], arrays["matrices"][picked[i]])
-            samples.append({"landmark_images": drawn[None], "latents": latents[row : row + 1]})
+            latents = encoders(torch.from_numpy(clip_references), torch.from_numpy(clip_faces)).numpy()
+        for row, image in enumerate(clip_drawn.astype(np.float32)):
+            samples.append({"landmark_images": image[None], "latents": latents[row : row + 1]})
     return samples
 
 
@@ -60,19 +56,13 @@ def _plain_float(source: Path, target: Path) -> None:
     onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
 
 
-def quantise_decoder(model: AppearanceModel, source: Path, target: Path, data: Path) -> float:
+def quantise_decoder(model: AppearanceModel, source: Path, target: Path, calibration: Path) -> float:
     """Write the int8 twin of ``source``; returns its PSNR in dB against it on held-out clips.
 
     All convolutions but the last, whose rounding would be seen, get int8 weights per channel and uint8
-    activations. Raises ``MyTalkError`` when the data has no clips to calibrate or check with.
+    activations. calibration: a file of ``training.calibration``; raises ``BadInput`` if it is not one.
     """
-    clips, random = list_clips(data), np.random.default_rng(0)
-    unseen = [clip for clip in clips if is_validation(clip, clips)]
-    seen = [clip for clip in clips if clip not in unseen]
-    if not seen or not unseen:
-        raise MyTalkError(f"{data} needs clips to calibrate int8 with and held-out ones to check it")
-    actors = [clip for clip in seen if clip.source == "actors"]
-    some = [seen[i] for i in random.permutation(len(seen))[:CALIBRATION_CLIPS]]
+    seen, unseen = (_samples(model, calibration, held_out=which) for which in (False, True))
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.onnx"
         _plain_float(source, plain)
@@ -80,7 +70,7 @@ def quantise_decoder(model: AppearanceModel, source: Path, target: Path, data: P
         quantize_static(
             str(plain),
             str(target),
-            _Reader(_samples(model, actors + some, random)),
+            _Reader(seen),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -88,8 +78,7 @@ def quantise_decoder(model: AppearanceModel, source: Path, target: Path, data: P
             op_types_to_quantize=["Conv"],
             nodes_to_exclude=convolutions[-1:],
         )
-    checked = [unseen[i] for i in random.permutation(len(unseen))[:CHECK_CLIPS]]
-    return _agreement_db(source, target, _samples(model, checked, random))
+    return _agreement_db(source, target, unseen)
 
 
 def _agreement_db(expected: Path, actual: Path, samples: list[Inputs]) -> float:

@@ -79,12 +79,16 @@ def test_from_checkpoints_to_a_bundle_that_serves(data, runs, tmp_path):
         "--out",
         str(out),
     ]
+    frames = tmp_path / "calibration.npz"
+    assert calibration.main(["--data", str(data), "--out", str(frames)]) == 0
+    arguments += ["--calibrate", str(frames)]
     result = subprocess.run(
         [sys.executable, "-m", "export", *arguments], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["parity"]["landmark_px"] <= 0.01
+    assert manifest["parity"]["int8_picture_db"] >= 36
     engine = load_engine("onnx", out, threads=1)
     report = evaluate.evaluate(engine, data, tmp_path / "sheets", evaluate.Stream(), most=1)
     assert np.isfinite(report["motion/synthetic_unseen"]["mouth_correlation"])
