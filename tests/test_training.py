@@ -16,7 +16,7 @@ pytest.importorskip("mediapipe", reason="MediaPipe is not installed (make test i
 
 from mytalk.engines import load_engine  # noqa: E402
 from mytalk.errors import BadInput  # noqa: E402
-from training import appearance, evaluate, motion, prepare  # noqa: E402
+from training import appearance, calibration, evaluate, motion, prepare  # noqa: E402
 from training.data import is_validation, list_clips  # noqa: E402
 from training.loop import load_checkpoint, load_config  # noqa: E402
 from training.motion_data import change_voice  # noqa: E402
