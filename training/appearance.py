@@ -1,13 +1,12 @@
 """Train the appearance model (paper 3.4.4): ``python -m training.appearance --data DATA --out RUN``.
 
-L1 + KL 1e-6, joined by a patch discriminator late; the L1 counts the mouth more and image gradients too,
-which keeps teeth and lip edges from blurring. Stops after ``--minutes`` or ``steps``; run again to go on from
-the last checkpoint.
+L1 + KL 1e-6, and a patch discriminator where ``adversarial_weight`` is set; the L1 counts the mouth more and
+image gradients too, which keeps teeth and lip edges from blurring. Stops after ``--minutes`` or ``steps``; run
+again to go on from the last checkpoint.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from mytalk.models.appearance import (
 )
 from mytalk.types import F32, U8
 from training.data import HELD_OUT_TAIL, Clip, draw_for_crop, is_validation, list_clips, prefetch
-from training.loop import Average, load_checkpoint, load_config, save_checkpoint
+from training.loop import Average, load_checkpoint, load_config, run_arguments, save_checkpoint
 
 TOP, BOTTOM = (row * STRIDE for row in WINDOW_ROWS)
 LEFT, RIGHT = (column * STRIDE for column in WINDOW_COLUMNS)
@@ -263,7 +262,7 @@ class Trainer:
         save_checkpoint(self.out / "last.pt", self.step, self.config, parts)
 
     def train_step(self, batch: Batch) -> tuple[float, Tensor]:
-        """One step of the generator and, late, of the discriminator; returns the L1 part and the pictures."""
+        """One step of the generator and, if used, of the discriminator; returns the L1 part and the pictures."""
         rate = learning_rate(self.run, self.step, self.minutes)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -309,7 +308,7 @@ def train(trainer: Trainer, batches: Batches, minutes: float, report_every: int 
         last = now
         recent.append(loss)
         if trainer.step % report_every == 0:
-            rate = len(recent) * len(item.targets) / (now - started) if trainer.step == len(recent) else 0
+            rate = len(recent) * len(item.targets) / (now - started)
             mean = float(np.mean(recent[-report_every:]))
             print(f"step {trainer.step} {trainer.minutes:.1f} min loss {mean:.4f} {rate:.1f}/s", flush=True)
         if now - saved > 300 or trainer.step == 100:
@@ -323,17 +322,7 @@ def train(trainer: Trainer, batches: Batches, minutes: float, report_every: int 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run (checkpoints, sheets)")
-    parser.add_argument("--config", type=Path, help="TOML file with AppearanceRun settings")
-    parser.add_argument(
-        "--minutes", type=float, default=1e9, help="stop after this long (a later call goes on)"
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(argv)
+    args = run_arguments(__doc__, AppearanceRun, argv)
     torch.set_num_threads(args.threads)
     try:
         run = load_config(AppearanceRun, args.config, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -52,3 +53,16 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in self.model.state_dict().items():
             self.weights[name].lerp_(value.float(), 1 - decay)
+
+
+def run_arguments(description: str | None, kind: type, argv: list[str] | None) -> argparse.Namespace:
+    """The command line that every trainer has; ``kind`` is its run's config dataclass."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run (checkpoints, sheets)")
+    parser.add_argument("--config", type=Path, help=f"TOML file with {kind.__name__} settings")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long; a later call goes on")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    return parser.parse_args(argv)

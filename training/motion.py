@@ -8,7 +8,6 @@ last checkpoint.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from dataclasses import dataclass
@@ -26,10 +25,10 @@ from mytalk.models.identity import IdentityExtractor
 from mytalk.models.motion import MotionConfig, MotionModel, noise_schedule
 from training.data import is_validation, list_clips, prefetch
 from training.identity import train_identity
-from training.loop import Average, load_checkpoint, load_config, save_checkpoint
+from training.loop import Average, load_checkpoint, load_config, run_arguments, save_checkpoint
 from training.motion_data import MotionBatch, MotionBatches, MotionClip, load_motion_clip
 
-EMBEDDING_POINTS_WEIGHT = 3.0  # lips against the rest of the lower face, in the code and in the loss
+LIP_WEIGHT = 3.0  # lips against the rest of the lower face, in the code and in the loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,6 @@ class MotionRun:
     known_disturbance: float = 0.12
     velocity_weight: float = 1.0
     identity_weight: float = 1.0
-    speech_dropout: float = 0.0
     average_decay: float = 0.999
     seed: int = 1
 
@@ -56,7 +54,7 @@ def point_weights() -> Tensor:
     """Loss weight of every coordinate of the compact points, float32 [Kc·3]: lips more, depth less."""
     layout = load_layout()
     lips = np.isin(layout.compact, layout.lips)
-    weight = np.where(lips, EMBEDDING_POINTS_WEIGHT, 1.0)[:, None] * np.array([1.0, 1.0, 0.3])
+    weight = np.where(lips, LIP_WEIGHT, 1.0)[:, None] * np.array([1.0, 1.0, 0.3])
     return torch.from_numpy((weight / weight.mean()).reshape(-1).astype(np.float32))
 
 
@@ -222,17 +220,7 @@ def train(trainer: Trainer, batches: MotionBatches, minutes: float, report_every
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run (checkpoints)")
-    parser.add_argument("--config", type=Path, help="TOML file with MotionRun settings")
-    parser.add_argument(
-        "--minutes", type=float, default=1e9, help="stop after this long (a later call goes on)"
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(argv)
+    args = run_arguments(__doc__, MotionRun, argv)
     torch.set_num_threads(args.threads)
     try:
         run = load_config(MotionRun, args.config, {})
