@@ -1,8 +1,8 @@
 """Train the appearance model (paper 3.4.4): ``python -m training.appearance --data DATA --out RUN``.
 
 L1 + KL 1e-6, and a patch discriminator where ``adversarial_weight`` is set; the L1 counts the mouth more and
-image gradients too, which keeps teeth and lip edges from blurring. Stops after ``--minutes`` or ``steps``; run
-again to go on from the last checkpoint.
+image gradients too, which keeps teeth and lip edges from blurring. Stops after ``--minutes`` or ``steps``;
+run again to go on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ class Trainer:
         save_checkpoint(self.out / "last.pt", self.step, self.config, parts)
 
     def train_step(self, batch: Batch) -> tuple[float, Tensor]:
-        """One step of the generator and, if used, of the discriminator; returns the L1 part and the pictures."""
+        """One step of the generator and, if used, the discriminator; returns the L1 part and the pictures."""
         rate = learning_rate(self.run, self.step, self.minutes)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
