@@ -254,3 +254,8 @@ def list_actors(
                 continue
             found.setdefault(card.name, ActorInfo(card.name, card.title, candidate))
     return sorted(found.values(), key=lambda info: info.name)
+
+
+def read_card(folder: Path) -> ActorCard:
+    """What an actor's card says, without a look at the other files; raises ``BadInput``."""
+    return _read_card(folder)[0]

@@ -61,6 +61,17 @@ def paste_mask() -> U8:
     return weight
 
 
+@cache
+def paste_box() -> tuple[slice, slice]:
+    """Rows and columns of a rendered crop that ``paste`` looks at."""
+    rows, columns = np.nonzero(paste_mask())
+    margin = 2  # bilinear sampling reaches one pixel beyond the mask
+    return (
+        slice(max(0, int(rows.min()) - margin), int(rows.max()) + 1 + margin),
+        slice(max(0, int(columns.min()) - margin), int(columns.max()) + 1 + margin),
+    )
+
+
 def _check_picture(picture: U8, name: str) -> None:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise BadInput(f"{name} must be uint8 [H, W, 3], not {picture.dtype} {picture.shape}")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mytalk.actor import Actor
-from mytalk.compose import crop, paste
+from mytalk.compose import crop, paste, paste_box
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import Layout
-from mytalk.landmarks.normalise import Poses, frame_to_crop, from_canonical
+from mytalk.landmarks.normalise import CROP, Poses, frame_to_crop, from_canonical
+from mytalk.prepared import PreparedCache
 from mytalk.types import (
     F32,
     U8,
@@ -29,7 +29,8 @@ from mytalk.types import (
     PictureResult,
 )
 
-ENCODE_BATCH = 8  # clip frames encoded at a time when an actor is prepared
+ENCODE_BATCH = 8  # clip frames encoded at a time when nothing else needs the device
+LATENTS = "latents"  # kind of cached array; idle faces also depend on the engine that decoded them
 FLASH_PEAK = 0.7  # the test card flashes while the speech is louder than this (0..1)
 
 
@@ -63,8 +64,9 @@ def check_fit(engine: Engine, layout: Layout) -> None:
 class Renderer:
     """One actor with one engine, shared by all its sessions.
 
-    ``prepare``, ``execute`` and ``render_next_idle`` run on one worker thread; ``idle_picture`` may be called
-    from any thread, as it only takes a reference. Pictures handed out are never changed afterwards.
+    Life: ``restore`` (slow, any thread, before anything else), ``prepare_next`` until it returns False, then
+    ``execute`` and ``render_next_idle``; ``prepare`` does the first two in one go. All but ``restore``,
+    ``keep`` and ``idle_picture`` run on one worker thread. Pictures handed out are never changed afterwards.
     """
 
     def __init__(
@@ -73,10 +75,10 @@ class Renderer:
         actor: Actor,
         *,
         clock: Callable[[], float],
-        cache: Path | None = None,
+        cache: PreparedCache | None = None,
         testcard: bool = False,
     ) -> None:
-        """clock: seconds, for the stage timings alone. cache: folder for appearance latents; None: not kept.
+        """clock: seconds, for the stage timings alone. cache: where what is prepared is kept; None: nowhere.
 
         testcard: flash the top-left quarter of the picture white while the speech is loud.
         """
@@ -88,11 +90,19 @@ class Renderer:
         # it every picture that is shown is rendered, so that one copy of the clip is enough.
         actor.close()
         self._idle_done = 0
-        self._latents: F32 | None = None
-        motion = actor.motion
-        identity = engine.identity(np.ascontiguousarray(motion.rest[:, :2]))
-        self.view = ActorView(actor.card.name, motion.order, actor.upper, identity)
+        self._idle_faces: U8 | None = None  # [N, h, w, 3], what was pasted so far; None when there is no need
+        self._latents: npt.NDArray[Any] | None = None  # float16 [N, Ca, h, w]
+        self._encoded = 0  # clip frames whose latents are there
+        self._unsaved: set[str] = set()  # kinds of arrays that are not in the cache yet
+        self._view: ActorView | None = None
         self.durations_s: dict[str, float] = {}  # last duration of each stage, seconds per call
+
+    @property
+    def view(self) -> ActorView:
+        """What a session needs to know; raises ``BadInput`` before ``prepare``."""
+        if self._view is None:
+            raise BadInput("the renderer is not prepared")
+        return self._view
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -100,67 +110,89 @@ class Renderer:
         return self._actor.card.width, self._actor.card.height
 
     @property
-    def ready(self) -> bool:
-        """Whether ``prepare`` is done."""
-        return self._latents is not None
+    def progress(self) -> tuple[int, int]:
+        """Clip frames that are prepared, and all of them."""
+        return self._encoded, len(self._pictures)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What pictures, latents and idle faces take."""
+        arrays = [*self._pictures, self._latents, self._idle_faces]
+        return sum(array.nbytes for array in arrays if array is not None)
 
     def initial_state(self) -> MotionState:
         """Motion memory of a new session."""
         return self._engine.initial_state()
 
-    def _cache_file(self) -> Path | None:
+    @property
+    def _idle_kind(self) -> str:
+        return f"idle-{self._engine.name}"
+
+    def _cached(self, kind: str, dtype: type) -> npt.NDArray[Any] | None:
         if self._cache is None:
             return None
-        return self._cache / f"{self._engine.spec.weights_id[:16]}-{self._actor.fingerprint[:16]}.npy"
+        found = self._cache.load(self._engine.spec.weights_id, self._actor.fingerprint, kind)
+        usable = found is not None and found.ndim == 4 and len(found) == len(self._pictures)
+        return found if usable and found is not None and found.dtype == dtype else None
 
-    def _cached_latents(self) -> F32 | None:
-        path = self._cache_file()
-        if path is None or not path.is_file():
-            return None
-        try:
-            latents: F32 = np.load(path, allow_pickle=False)
-        except (OSError, ValueError):
-            return None  # a torn file is made anew
-        usable = latents.ndim == 4 and len(latents) == len(self._pictures) and latents.dtype == np.float16
-        return latents if usable else None
+    def restore(self) -> None:
+        """Take what the cache has: latents, and the idle faces, which are pasted into the pictures here."""
+        latents = self._cached(LATENTS, np.float16)
+        if latents is not None:
+            self._latents, self._encoded = latents, len(latents)
+        rows, columns = paste_box()
+        faces = self._cached(self._idle_kind, np.uint8)
+        if faces is None or faces.shape[1:] != (rows.stop - rows.start, columns.stop - columns.start, 3):
+            return
+        face = np.zeros((CROP, CROP, 3), np.uint8)
+        for index, part in enumerate(faces):
+            face[rows, columns] = part
+            self._pictures[index] = paste(self._pictures[index], face, self._actor.matrices[index])
+        self._idle_done = len(faces)
+
+    def prepare_next(self, frames: int = ENCODE_BATCH) -> bool:
+        """Encode the appearance of at most ``frames`` more clip frames; False when all are done."""
+        actor, count = self._actor, len(self._pictures)
+        if self._view is None:
+            motion = actor.motion
+            identity = self._engine.identity(np.ascontiguousarray(motion.rest[:, :2]))
+            self._view = ActorView(actor.card.name, motion.order, actor.upper, identity)
+        batch = range(self._encoded, min(self._encoded + frames, count))
+        if batch:
+            faces = np.stack([crop(self._pictures[i], actor.matrices[i]) for i in batch])
+            latents = self._engine.encode_appearance(actor.references, faces).astype(np.float16)
+            if self._latents is None:
+                self._latents = np.empty((count, *latents.shape[1:]), np.float16)
+                self._unsaved.add(LATENTS)
+            self._latents[batch.start : batch.stop] = latents
+            self._encoded = batch.stop
+        return self._encoded < count
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Encode the appearance of every clip frame, or take it from the cache.
+        """Encode the appearance of every clip frame, or take it from the cache; keep it there.
 
-        progress: called with (frames done, frames in all). Does nothing the second time.
+        progress: called with (frames done, frames in all).
         """
-        if self._latents is not None:
-            return
-        latents = self._cached_latents()
-        if latents is None:
-            latents = self._encode(progress)
-            # A cache that cannot be written costs the next start some time, and nothing else.
-            with suppress(OSError):
-                self._keep(latents)
-        self._latents = latents
+        self.restore()
+        more = True
+        while more:
+            before = self._encoded
+            more = self.prepare_next()
+            if progress is not None and self._encoded > before:
+                progress(*self.progress)
+        self.keep()
 
-    def _keep(self, latents: F32) -> None:
-        path = self._cache_file()
-        if path is None:
+    def keep(self) -> None:
+        """Write what is complete and not on disk yet (slow; any thread, one at a time)."""
+        if self._cache is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            with temporary.open("wb") as file:
-                np.save(file, latents)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _encode(self, progress: Callable[[int, int], None] | None) -> F32:
-        pieces, count = [], len(self._pictures)
-        for start in range(0, count, ENCODE_BATCH):
-            batch = range(start, min(start + ENCODE_BATCH, count))
-            faces = np.stack([crop(self._pictures[i], self._actor.matrices[i]) for i in batch])
-            pieces.append(self._engine.encode_appearance(self._actor.references, faces).astype(np.float16))
-            if progress is not None:
-                progress(batch.stop, count)
-        return np.concatenate(pieces)
+        done = {LATENTS: (self._latents, self._encoded), self._idle_kind: (self._idle_faces, self._idle_done)}
+        for kind, (array, count) in done.items():
+            if kind in self._unsaved and array is not None and count == len(self._pictures):
+                self._cache.keep(self._engine.spec.weights_id, self._actor.fingerprint, kind, array)
+                self._unsaved.discard(kind)
+        if self._idle_kind not in self._unsaved and self._idle_done == len(self._pictures):
+            self._idle_faces = None
 
     def execute(self, job: Job) -> JobResult:
         """Run one job. Raises ``EngineFailed`` when the engine does, ``BadInput`` before ``prepare``."""
@@ -173,26 +205,13 @@ class Renderer:
 
     def render(self, job: PictureJob) -> PictureResult:
         """Landmarks → pictures for some frames."""
-        if self._latents is None:
+        if self._latents is None or self._encoded < len(self._pictures):
             raise BadInput("the renderer is not prepared")
         if not job.frames:
             return PictureResult(())
-        actor, motion = self._actor, self._actor.motion
         times = [self._clock()]
         index = np.array([spec.clip_index for spec in job.frames])
-        images = np.stack(
-            [
-                landmark_image(
-                    motion.rest,
-                    motion.canonical[i],
-                    spec.displacement,
-                    pose=motion.poses.select(slice(i, i + 1)),
-                    matrix=actor.matrices[i],
-                    layout=actor.layout,
-                )
-                for i, spec in zip(index, job.frames, strict=True)
-            ]
-        )
+        images = self._draw(job.frames)
         times.append(self._clock())
         rendered = self._engine.decode(images, self._latents[index])
         times.append(self._clock())
@@ -201,6 +220,23 @@ class Renderer:
         for stage, begin, end in zip(("draw", "decode", "paste"), times, times[1:], strict=False):
             self.durations_s[stage] = end - begin
         return PictureResult(pictures)
+
+    def _draw(self, frames: Sequence[FrameSpec]) -> F32:
+        """Landmark images, float32 [B, 3, 256, 256]."""
+        actor, motion = self._actor, self._actor.motion
+        return np.stack(
+            [
+                landmark_image(
+                    motion.rest,
+                    motion.canonical[spec.clip_index],
+                    spec.displacement,
+                    pose=motion.poses.select(slice(spec.clip_index, spec.clip_index + 1)),
+                    matrix=actor.matrices[spec.clip_index],
+                    layout=actor.layout,
+                )
+                for spec in frames
+            ]
+        )
 
     def _finish(self, spec: FrameSpec, face: U8) -> U8:
         picture = paste(self._pictures[spec.clip_index], face, self._actor.matrices[spec.clip_index])
@@ -214,9 +250,16 @@ class Renderer:
 
     def render_next_idle(self) -> bool:
         """Render one more idle picture; False when all are done."""
-        if self._idle_done >= len(self._pictures):
+        index, count = self._idle_done, len(self._pictures)
+        if index >= count or self._latents is None:
             return False
-        spec = FrameSpec(self._idle_done, None)
-        self._pictures[self._idle_done] = self.render(PictureJob(0, (spec,))).pictures[0]
+        face = self._engine.decode(self._draw([FrameSpec(index, None)]), self._latents[index : index + 1])[0]
+        part = face[paste_box()]
+        if self._cache is not None:
+            if self._idle_faces is None:
+                self._idle_faces = np.empty((count, *part.shape), np.uint8)
+                self._unsaved.add(self._idle_kind)
+            self._idle_faces[index] = part
+        self._pictures[index] = paste(self._pictures[index], face, self._actor.matrices[index])
         self._idle_done += 1
         return True

@@ -17,9 +17,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from aiohttp import web
 
 from mytalk.errors import MyTalkError
+from mytalk.prepared import PreparedCache
 from server import rtc_setup
-from server.actors import ActorPool, Cast, FolderCast
+from server.actors import MB, ActorPool
 from server.app import Routes, check_page
+from server.cast import Cast, FolderCast
 from server.config import TOKEN_VARIABLE, ConfigError, ServerConfig, parse
 from server.metrics import Metrics
 from server.sessions import Sessions
@@ -63,7 +65,8 @@ def load_cast(config: ServerConfig) -> FolderCast:
     from mytalk.engines import load_engine  # here, so that --help and bad settings answer at once
 
     engine = load_engine(config.engine, config.bundle, config.threads)
-    return FolderCast(engine, config.actors, clock=time.monotonic, cache=config.cache)
+    cache = PreparedCache(config.cache, config.cache_mb * MB)
+    return FolderCast(engine, config.actors, clock=time.monotonic, cache=cache)
 
 
 class Server:
@@ -71,10 +74,15 @@ class Server:
 
     def __init__(self, config: ServerConfig, cast: Cast) -> None:
         self._config = config
-        self._cast = cast
         self._metrics = Metrics()
         self._worker = Worker(time.monotonic)
-        self._actors = ActorPool(cast, self._worker, config.loaded_actors)
+        self._actors = ActorPool(
+            cast,
+            self._worker,
+            self._metrics,
+            capacity=config.loaded_actors,
+            memory_bytes=config.actor_memory_mb * MB,
+        )
         self._sessions = Sessions(config, self._actors, self._worker, self._metrics, time.monotonic)
         self._routes = Routes(config, self._actors, self._sessions, self._metrics, time.monotonic)
         # no access log: it would write down tokens of page and WebSocket addresses
@@ -95,7 +103,6 @@ class Server:
 
     async def shutdown(self) -> None:
         """Close every session and stop, within the deadline; idempotent."""
-        self._cast.cancel()
         try:
             async with asyncio.timeout(self._config.shutdown_deadline_s):
                 await self._sessions.shut_down(self._config.shutdown_deadline_s * 0.7)

@@ -1,161 +1,62 @@
-"""Actors by name: found in folders, loaded once, shared by their sessions, let go when memory is needed."""
+"""Actors in memory: loaded once, prepared between the sessions' jobs, let go when memory is needed."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-import threading
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
-from PIL import Image
-
-from mytalk.actor import CLIP, ActorInfo, list_actors, load_actor
-from mytalk.engines.engine import Engine, EngineSpec
-from mytalk.errors import BadInput, MyTalkError
-from mytalk.media import read_pictures
-from mytalk.renderer import Renderer
-from mytalk.types import U8, ActorView, Job, JobResult, MotionState
+from mytalk.errors import BadInput, MyTalkError, Overloaded
+from server.cast import TESTCARD, Cast, SharedRenderer
+from server.metrics import Metrics
 from server.worker import Worker
 
 logger = logging.getLogger(__name__)
-TESTCARD = "testcard"
-PROGRESS_FRAMES = 48
-POSTER_PX = 192
+PIECE_FRAMES = 1  # prepared at a time while sessions are open: some 15 ms on a CPU, which their slack covers
+BATCH_FRAMES = 8  # prepared at a time while nobody talks
+REPORT_EVERY_S = 5.0  # between two lines of the log while an actor is prepared
+MB = 1_000_000
 
 
-class SharedRenderer(Protocol):
-    """What the server needs of ``mytalk.renderer.Renderer``."""
+class ActorPreparing(Overloaded):
+    """The actor is not ready yet: ask again. done, total: clip frames, 0 of 0 when unknown."""
 
-    view: ActorView
-    durations_s: dict[str, float]
+    code = "actor_preparing"
 
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Width and height of the pictures, pixels."""
-        ...
-
-    def initial_state(self) -> MotionState:
-        """Motion memory of a new session."""
-        ...
-
-    def execute(self, job: Job) -> JobResult:
-        """Run one job, on the device thread."""
-        ...
-
-    def idle_picture(self, clip_index: int) -> U8:
-        """What silence shows: uint8 RGB [H, W, 3]; any thread."""
-        ...
-
-    def render_next_idle(self) -> bool:
-        """Render one more idle picture, on the device thread; False when all are done."""
-        ...
+    def __init__(self, name: str, done: int, total: int) -> None:
+        share = f"{done} of {total} pictures" if total else "reading it from disk"
+        super().__init__(f"actor {name} is being prepared ({share}); ask again in a second")
+        self.done, self.total = done, total
 
 
-class Cast(Protocol):
-    """Where renderers come from; ``load`` is split so that only ``prepare`` occupies the device."""
+class ActorsFull(Overloaded):
+    """The memory for actors is taken by those that are talking."""
 
-    engine_name: str
-    spec: EngineSpec
-
-    def actors(self) -> Sequence[tuple[str, str]]:
-        """(name, title) of everybody who can speak."""
-        ...
-
-    def poster(self, name: str) -> bytes:
-        """A small JPEG of the actor (slow the first time; any thread)."""
-        ...
-
-    def read(self, name: str) -> Callable[[], SharedRenderer]:
-        """Read an actor from disk (slow; any thread) and return what prepares it (device thread)."""
-        ...
-
-    def cancel(self) -> None:
-        """Make a running ``prepare`` fail soon: the server stops. Any thread."""
-        ...
+    code = "actor_memory_full"
 
 
-class FolderCast:
-    """Actor packages in folders, played with one engine. The test card is an actor that flashes."""
-
-    def __init__(
-        self, engine: Engine, folders: Sequence[Path], *, clock: Callable[[], float], cache: Path | None
-    ) -> None:
-        """cache: folder for appearance latents, None to keep none."""
-        self.engine_name, self.spec = engine.name, engine.spec
-        self._engine, self._clock, self._cache = engine, clock, cache
-        self._cancelled = threading.Event()
-        self._posters: dict[str, bytes] = {}
-        self._infos: dict[str, ActorInfo] = {
-            info.name: info
-            for info in list_actors(folders, on_problem=lambda error: logger.warning("%s", error))
-        }
-        if not self._infos:
-            raise BadInput(f"no actors in {', '.join(str(folder) for folder in folders)}", "no_actors")
-
-    def actors(self) -> list[tuple[str, str]]:
-        """(name, title), sorted by name, the test card last."""
-        found = [(info.name, info.title) for info in self._infos.values()]
-        return [*found, (TESTCARD, "Test card: flashes while the sound is loud")]
-
-    def poster(self, name: str) -> bytes:
-        """The first picture of the actor's clip, a JPEG of at least 192 pixels a side."""
-        if name not in self._posters:
-            picture = next(read_pictures(self._info(name).folder / CLIP, short_side_px=POSTER_PX)).rgb
-            target = io.BytesIO()
-            Image.fromarray(picture).save(target, "JPEG", quality=85)
-            self._posters[name] = target.getvalue()
-        return self._posters[name]
-
-    def _info(self, name: str) -> ActorInfo:
-        return next(iter(self._infos.values())) if name == TESTCARD else self._infos[name]
-
-    def read(self, name: str) -> Callable[[], SharedRenderer]:
-        """Read a package; the test card is the first actor with a flash."""
-        actor = load_actor(self._info(name).folder)
-        len(actor.frames)  # decode the clip here, not on the device thread
-
-        def progress(done: int, frames: int) -> None:
-            if self._cancelled.is_set():
-                raise MyTalkError("the server is stopping")
-            if done == frames or done % PROGRESS_FRAMES == 0:
-                logger.info(
-                    "preparing %s: %d of %d frames (once; kept for the next start)", name, done, frames
-                )
-
-        def prepare() -> SharedRenderer:
-            renderer = Renderer(
-                self._engine, actor, clock=self._clock, cache=self._cache, testcard=name == TESTCARD
-            )
-            renderer.prepare(progress)
-            return renderer
-
-        return prepare
-
-    def cancel(self) -> None:
-        """Make a running ``prepare`` fail at its next batch."""
-        self._cancelled.set()
-
-
-@dataclass
+@dataclass(eq=False)
 class _Loaded:
     renderer: SharedRenderer
+    idle: asyncio.Task[None]
     users: int = 0
     last_use: int = 0
 
 
 class ActorPool:
-    """At most ``capacity`` idle actors stay in memory; those that sessions use always do."""
+    """At most ``capacity`` actors, in ``memory_bytes``, stay in memory; those that are in use always do."""
 
-    def __init__(self, cast: Cast, worker: Worker, capacity: int) -> None:
+    def __init__(
+        self, cast: Cast, worker: Worker, metrics: Metrics, *, capacity: int, memory_bytes: int
+    ) -> None:
         self.cast = cast
-        self._worker = worker
-        self._capacity = capacity
+        self._worker, self._metrics = worker, metrics
+        self._capacity, self._memory_bytes = capacity, memory_bytes
         self._loaded: dict[str, _Loaded] = {}
+        self._deleted: list[_Loaded] = []  # still talking
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self._reserved_bytes: dict[str, int] = {}  # of those being loaded
+        self._preparing: dict[str, SharedRenderer] = {}
         self._uses = 0
 
     @property
@@ -168,64 +69,164 @@ class ActorPool:
         if name not in self.names:
             raise BadInput(f"no actor {name!r}; there are: {', '.join(self.names)}", "unknown_actor")
 
-    async def take(self, name: str) -> SharedRenderer:
-        """The actor's renderer, loaded if need be; give it back with ``give_back``."""
-        self.check(name)
+    def progress(self, name: str) -> tuple[int, int]:
+        """Clip frames prepared and in all of an actor that is being loaded; (0, 0) when unknown."""
+        renderer = self._preparing.get(name)
+        return (0, 0) if renderer is None else renderer.progress
+
+    def is_ready(self, name: str) -> bool:
+        """Whether the actor is in memory, prepared."""
+        return name in self._loaded
+
+    async def take(self, name: str, patience_s: float | None = None) -> SharedRenderer:
+        """The actor's renderer, loaded if need be; give it back with ``give_back``.
+
+        patience_s: raise ``ActorPreparing`` when it is not there by then; the loading goes on. Raises
+        ``ActorsFull`` when there is no memory for it, ``MyTalkError`` when it cannot be loaded.
+        """
         while (loaded := self._loaded.get(name)) is None:
+            self.check(name)
             task = self._loading.get(name)
             if task is None:
                 task = asyncio.create_task(self._load(name), name=f"load {name}")
+                task.add_done_callback(_look_at)
                 self._loading[name] = task
-            # shielded: one caller that leaves must not take the load away from the others
-            await asyncio.shield(task)
+            # wait, not await: one caller that leaves must not take the load away from the others
+            await asyncio.wait({task}, timeout=patience_s)
+            if not task.done():
+                raise ActorPreparing(name, *self.progress(name))
+            if task.cancelled():
+                raise BadInput(f"actor {name!r} was deleted", "unknown_actor")
+            task.result()
         self._uses += 1
         loaded.users += 1
         loaded.last_use = self._uses
         return loaded.renderer
 
-    def give_back(self, name: str) -> None:
+    def give_back(self, renderer: SharedRenderer) -> None:
         """A session no longer uses the actor."""
-        self._loaded[name].users -= 1
+        for loaded in [*self._loaded.values(), *self._deleted]:
+            if loaded.renderer is renderer:
+                loaded.users -= 1
+        self._deleted = [loaded for loaded in self._deleted if loaded.users > 0]
         self._evict()
+        self._count()
+
+    def forget(self, name: str) -> None:
+        """The actor was deleted: sessions that use it go on, and its name is free."""
+        task = self._loading.get(name)
+        if task is not None:
+            self._stop_loading(name)
+            task.cancel()
+        loaded = self._loaded.pop(name, None)
+        if loaded is not None:
+            loaded.idle.cancel()
+            if loaded.users > 0:
+                self._deleted.append(loaded)
+        self._count()
 
     async def close(self) -> None:
         """Stop loading; idempotent."""
-        for task in self._loading.values():
+        every = [*self._loading.values(), *(loaded.idle for loaded in self._loaded.values())]
+        for task in every:
             task.cancel()
-        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        await asyncio.gather(*every, return_exceptions=True)
 
     async def preload(self, first: str) -> None:
         """Load ``first`` and as many others as are kept; ``first`` stays for good.
 
-        Preparing an actor for the first time occupies the device for seconds, so it is done before anybody
-        talks. A broken one among the others is told in the log, and to who asks for it.
+        A broken one among the others is told in the log, and to who asks for it.
         """
         await self.take(first)
         others = [name for name in self.names if name not in (first, TESTCARD)]
         for name in others[: self._capacity - 1]:
             try:
-                await self.take(name)
+                if self._used_bytes + await self._need_bytes(name) > self._memory_bytes:
+                    logger.info("actor %s is loaded when it is asked for: the memory is full", name)
+                    continue
+                self.give_back(await self.take(name))
             except MyTalkError as error:
                 logger.warning("actor %s cannot be used: %s", name, error)
-            else:
-                self.give_back(name)
+
+    async def _need_bytes(self, name: str) -> int:
+        return await asyncio.to_thread(self.cast.memory_bytes, name)
 
     async def _load(self, name: str) -> None:
         try:
-            prepare = await asyncio.to_thread(self.cast.read, name)
-            renderer = await self._worker.call(prepare)
+            self._make_room(name, await self._need_bytes(name))
+            renderer = await asyncio.to_thread(self.cast.read, name)
+            self._preparing[name] = renderer
+            await self._prepare(name, renderer)
         except OSError as error:
             raise MyTalkError(f"actor {name}: {error}") from error
         finally:
-            del self._loading[name]
-        self._loaded[name] = _Loaded(renderer, last_use=self._uses)
-        self._worker.add_idle_work(renderer.render_next_idle)
+            if self._loading.get(name) is asyncio.current_task():  # else deleted; the name may be another's
+                self._stop_loading(name)
+        idle = asyncio.create_task(self._render_idle(renderer), name=f"idle pictures of {name}")
+        idle.add_done_callback(_look_at)
+        self._uses += 1
+        self._loaded[name] = _Loaded(renderer, idle, last_use=self._uses)
         self._evict(keep=name)
+        self._count()
 
-    def _evict(self, keep: str | None = None) -> None:
-        """Let go of unused actors, least recently used first, while there are too many."""
+    def _stop_loading(self, name: str) -> None:
+        del self._loading[name]
+        self._preparing.pop(name, None)
+        self._reserved_bytes.pop(name, None)
+
+    async def _prepare(self, name: str, renderer: SharedRenderer) -> None:
+        loop = asyncio.get_running_loop()
+        reported_s = loop.time()
+        begin = renderer.progress[0]
+
+        def piece() -> bool:
+            nonlocal reported_s
+            more = renderer.prepare_next(PIECE_FRAMES if self._worker.has_customers else BATCH_FRAMES)
+            if loop.time() - reported_s > REPORT_EVERY_S:
+                reported_s = loop.time()
+                logger.info("preparing %s: %d of %d frames (once; kept for later)", name, *renderer.progress)
+            return more
+
+        await self._worker.in_pieces(piece)
+        if renderer.progress[0] > begin:
+            await asyncio.to_thread(renderer.keep)
+
+    async def _render_idle(self, renderer: SharedRenderer) -> None:
+        await self._worker.in_pieces(renderer.render_next_idle, seldom=True)
+        await asyncio.to_thread(renderer.keep)
+
+    @property
+    def _used_bytes(self) -> int:
+        every = [*self._loaded.values(), *self._deleted]
+        return sum(loaded.renderer.memory_bytes for loaded in every) + sum(self._reserved_bytes.values())
+
+    def _make_room(self, name: str, need_bytes: int) -> None:
+        """Reserve memory for an actor, others leaving for it; raises ``ActorsFull`` or ``MyTalkError``."""
+        if need_bytes > self._memory_bytes:
+            limit = self._memory_bytes // MB
+            raise MyTalkError(f"actor {name} needs {need_bytes // MB} MB; all actors may take {limit} MB")
+        self._evict(need_bytes=need_bytes)
+        if self._used_bytes + need_bytes > self._memory_bytes:
+            raise ActorsFull("the actors that are talking fill the memory for actors; try again later")
+        self._reserved_bytes[name] = need_bytes
+
+    def _evict(self, need_bytes: int = 0, keep: str | None = None) -> None:
+        """Let go of unused actors, least recently used first, while there are too many or too large ones."""
         unused = [name for name, loaded in self._loaded.items() if loaded.users == 0 and name != keep]
         for name in sorted(unused, key=lambda name: self._loaded[name].last_use):
-            if len(self._loaded) <= self._capacity:
+            fits = self._used_bytes + need_bytes <= self._memory_bytes
+            if fits and len(self._loaded) <= self._capacity:
                 return
-            self._worker.drop_idle_work(self._loaded.pop(name).renderer.render_next_idle)
+            self._loaded.pop(name).idle.cancel()
+            self._metrics.actors_evicted.inc()
+
+    def _count(self) -> None:
+        self._metrics.actors_loaded.set(len(self._loaded) + len(self._deleted))
+        self._metrics.actor_memory.set(self._used_bytes)
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """Nobody may be waiting for a task any more when it fails: say so in the log."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        logger.warning("%s: %s", task.get_name(), error)

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from mytalk import __version__
 from mytalk.errors import BadInput, MyTalkError, Overloaded
-from server.actors import ActorPool
+from server.actors import ActorPool, ActorPreparing
 from server.config import ROOT, ServerConfig
 from server.metrics import Metrics
 from server.sessions import NoSuchSession, Sessions
@@ -36,6 +36,9 @@ def error_response(status: int, code: str, message: str, **headers: str) -> web.
 
 
 def _response_for(error: MyTalkError) -> web.Response:
+    if isinstance(error, ActorPreparing):
+        body = {"code": error.code, "message": str(error), "done": error.done, "total": error.total}
+        return web.json_response({"error": body}, status=503, headers={"Retry-After": "1"})
     if isinstance(error, Overloaded):
         headers = {"Retry-After": str(RETRY_AFTER_S)}
         return error_response(503, error.code, str(error), **headers)
@@ -62,6 +65,8 @@ class Routes:
         self._sessions = sessions
         self._metrics = metrics
         self._clock = clock
+        # fixed here: an actor that is uploaded later does not become the default by its name
+        self._default_actor = config.actor or actors.names[0]
 
     def app(self) -> web.Application:
         """The application that serves them."""
@@ -87,7 +92,7 @@ class Routes:
     @property
     def default_actor(self) -> str:
         """Who speaks when an offer names nobody."""
-        return self._config.actor or self._actors.names[0]
+        return self._default_actor
 
     @web.middleware
     async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -35,8 +35,9 @@ class ServerConfig:
     engine: inference engine by name. bundle: folder of the trained weights. threads: CPU threads of the
         engine, None = the engine decides.
     actors: folders whose sub-folders are actor packages. loaded_actors: how many are loaded at the start
-        and kept in memory; others are loaded when they are asked for.
-    cache: folder where prepared actors are kept, so that a second start takes seconds.
+        and kept in memory; others are loaded when they are asked for. actor_memory_mb: memory for all of
+        them; those that nobody uses leave it, least recently used first.
+    cache: folder where prepared actors are kept, so that a second start takes seconds. cache_mb: its size.
     cert_file, key_file: PEM files; https is served when both are given.
     token: secret that clients must show; None = open to everybody who reaches the port.
     max_sessions: people talking at once; the next one gets 503.
@@ -57,7 +58,9 @@ class ServerConfig:
     threads: int | None = None
     actors: tuple[Path, ...] = (ROOT / "actors",)
     loaded_actors: int = 3
+    actor_memory_mb: int = 2000
     cache: Path = ROOT / ".cache" / "actors"
+    cache_mb: int = 4000
     cert_file: Path | None = None
     key_file: Path | None = None
     token: str | None = field(default=None, repr=False)
@@ -80,6 +83,7 @@ class ServerConfig:
                 self.threads is not None and self.threads < 1,
                 f"threads must be at least 1, not {self.threads}",
             ),
+            (min(self.actor_memory_mb, self.cache_mb) < 1, "actor_memory_mb and cache_mb must be at least 1"),
             (self.max_body_bytes < 1024, "max_body_bytes must be at least 1024"),
             (self.video_bits_per_s < 100_000, "video_bits_per_s must be at least 100000"),
             (
@@ -138,7 +142,16 @@ def from_mapping(settings: Mapping[str, Any]) -> ServerConfig:
     return ServerConfig(**{name: _value(name, value) for name, value in settings.items()})
 
 
-_INTEGERS = {"port", "threads", "loaded_actors", "max_sessions", "video_bits_per_s", "max_body_bytes"}
+_INTEGERS = {
+    "port",
+    "threads",
+    "loaded_actors",
+    "actor_memory_mb",
+    "cache_mb",
+    "max_sessions",
+    "video_bits_per_s",
+    "max_body_bytes",
+}
 _SECONDS = {"connect_deadline_s", "vanish_after_s", "shutdown_deadline_s"}
 _PATHS = {"bundle", "cache", "cert_file", "key_file"}
 

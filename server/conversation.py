@@ -11,7 +11,7 @@ from mytalk.clock import FRAME_S, PLAYOUT_RATE
 from mytalk.session import TalkSession
 from mytalk.session_report import SessionEvent
 from mytalk.types import I16, U8, AvSlice, Job, JobResult, MotionJob
-from server.actors import SharedRenderer
+from server.cast import SharedRenderer
 from server.metrics import Figures, Metrics
 from server.speech_socket import Message
 from server.tracks import AudioOut, VideoOut

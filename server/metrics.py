@@ -55,6 +55,15 @@ class Metrics:
             buckets=STAGE_BUCKETS_S,
             registry=self.registry,
         )
+        self.actors_loaded = Gauge("mytalk_actors_loaded", "Actors in memory", registry=self.registry)
+        self.actor_memory = Gauge(
+            "mytalk_actors_memory_bytes",
+            "Pictures and latents of the actors in memory",
+            registry=self.registry,
+        )
+        self.actors_evicted = Counter(
+            "mytalk_actors_evicted", "Unused actors that left memory for others", registry=self.registry
+        )
         self.job_failures = Counter("mytalk_job_failures", "Engine calls that failed", registry=self.registry)
 
     def text(self) -> bytes:

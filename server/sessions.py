@@ -13,6 +13,7 @@ from mytalk.config import SessionConfig
 from mytalk.errors import MyTalkError, Overloaded
 from mytalk.session import TalkSession
 from server.actors import ActorPool
+from server.cast import SharedRenderer
 from server.config import ServerConfig
 from server.conversation import Conversation
 from server.metrics import Metrics
@@ -21,7 +22,10 @@ from server.signalling import Offer
 from server.worker import Worker
 
 logger = logging.getLogger(__name__)
-ANSWER_DEADLINE_S = 60.0  # an actor may have to be loaded first
+ANSWER_DEADLINE_S = 30.0  # reading an actor from disk included
+ACTOR_PATIENCE_S = (
+    8.0  # for an actor that is prepared for the first time; then the client is told to ask again
+)
 
 
 class TooManySessions(Overloaded):
@@ -40,7 +44,7 @@ class NoSuchSession(MyTalkError):
 class _Session:
     """What belongs to one session; parts are None while it is being built."""
 
-    actor: str | None = None
+    renderer: SharedRenderer | None = None
     conversation: Conversation | None = None
     peer: Peer | None = None
 
@@ -109,8 +113,7 @@ class Sessions:
 
     async def _build(self, session_id: str, offer: Offer, actor: str) -> str:
         session = self._sessions[session_id]
-        renderer = await self._actors.take(actor)
-        session.actor = actor
+        renderer = session.renderer = await self._actors.take(actor, ACTOR_PATIENCE_S)
         talk = TalkSession(
             renderer.view,
             self._actors.cast.spec,
@@ -159,8 +162,8 @@ class Sessions:
                 if session.peer is not None:
                     await session.peer.close()
             finally:
-                if session.actor is not None:
-                    self._actors.give_back(session.actor)
+                if session.renderer is not None:
+                    self._actors.give_back(session.renderer)
 
     async def shut_down(self, deadline_s: float) -> None:
         """Refuse new sessions and close all within the deadline; idempotent."""

@@ -6,13 +6,15 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from mytalk.errors import SessionClosed
 from mytalk.types import Job, JobResult
 
 logger = logging.getLogger(__name__)
-IDLE_EVERY_S = 1.0  # while sessions are open: idle work must not eat what they need
+SELDOM_EVERY_S = 1.0  # while sessions are open: work that nobody waits for must not eat what they need
+REST = 1.0  # of work that somebody waits for: rests between pieces as long as they took (sessions are open)
 Result = TypeVar("Result")
 
 
@@ -40,14 +42,23 @@ class Customer(Protocol):
         ...
 
 
+@dataclass(eq=False)
+class _Work:
+    """Something long, done in small pieces. piece: called on the device thread until it returns False."""
+
+    piece: Callable[[], bool]
+    done: asyncio.Future[None]
+    seldom: bool
+
+
 class Worker:
     """One device, many sessions.
 
     There is no queue of jobs: a session is asked for its next job when the device is free, so at most one job
     is in flight and a session that interrupts or leaves has nothing waiting. Sessions take turns (least
     recently served first), and within a turn the one whose next slice leaves first goes first.
-    When nobody has a job, ``idle_work`` is called, one small piece at a time (seldom while sessions are
-    open).
+    When nobody has a job, one small piece of other work is done (``in_pieces``); then the sessions are asked
+    again, so that a session's job waits for one such piece at most.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -56,8 +67,8 @@ class Worker:
         self._wake = asyncio.Event()
         self._served: dict[Customer, int] = {}  # customer → turn in which it was last served
         self._turn = 0
-        self._idle_work: list[Callable[[], bool]] = []
-        self._next_idle_s = 0.0
+        self._work: list[_Work] = []
+        self._next_piece_s = {False: 0.0, True: 0.0}  # by _Work.seldom: not before, while sessions are open
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -81,16 +92,6 @@ class Worker:
         """Forget this session; the result of a job in flight is dropped. Idempotent."""
         self._served.pop(customer, None)
 
-    def add_idle_work(self, piece: Callable[[], bool]) -> None:
-        """Call ``piece`` on the device thread whenever nobody has a job, until it returns False or fails."""
-        self._idle_work.append(piece)
-        self.wake()
-
-    def drop_idle_work(self, piece: Callable[[], bool]) -> None:
-        """Forget ``piece``; idempotent."""
-        if piece in self._idle_work:
-            self._idle_work.remove(piece)
-
     def wake(self) -> None:
         """Something changed that may have made a job."""
         self._wake.set()
@@ -99,10 +100,29 @@ class Worker:
         """Run something else that needs the device, between two jobs."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
+    @property
+    def has_customers(self) -> bool:
+        """Whether sessions are open, so that other work should be done in very small pieces."""
+        return bool(self._served)
+
+    async def in_pieces(self, piece: Callable[[], bool], *, seldom: bool = False) -> None:
+        """Call ``piece`` on the device thread, between the sessions' jobs, until it returns False.
+
+        seldom: nobody waits for it; while sessions are open it is called once a second. Raises what ``piece``
+        raises. Cancelling this call leaves out the pieces that have not begun.
+        """
+        work = _Work(piece, asyncio.get_running_loop().create_future(), seldom)
+        self._work.append(work)
+        self.wake()
+        try:
+            await work.done
+        finally:
+            self._work.remove(work)
+
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            if not await self._serve_one() and not await self._idle_once():
+            if not await self._serve_one() and not await self._one_piece():
                 await self._wake.wait()
 
     def _pick(self) -> tuple[Customer, Job] | None:
@@ -145,20 +165,32 @@ class Worker:
             self.remove(customer)
         return True
 
-    async def _idle_once(self) -> bool:
-        """One small piece of the oldest idle work; False when there is none, or it is not time for it.
+    def _next_work(self) -> _Work | None:
+        """What somebody waits for goes first, the oldest first; what has ended is left out."""
+        waiting = sorted((work for work in self._work if not work.done.done()), key=lambda work: work.seldom)
+        now = self._clock()
+        for work in waiting:
+            if not self._served or now >= self._next_piece_s[work.seldom]:
+                return work
+        return None
+
+    async def _one_piece(self) -> bool:
+        """One small piece of other work; False when there is none, or it is not time for it.
 
         Open sessions wake the worker with every slice, so nobody needs to wake it for the next piece.
         """
-        if not self._idle_work or (self._served and self._clock() < self._next_idle_s):
+        work = self._next_work()
+        if work is None:
             return False
-        self._next_idle_s = self._clock() + IDLE_EVERY_S
-        piece = self._idle_work[0]
+        begin = self._clock()
         try:
-            more = await self.call(piece)
+            more = await self.call(work.piece)
         except Exception as error:
-            logger.warning("idle pictures are not rendered: %s", error)
-            more = False
-        if not more:
-            self.drop_idle_work(piece)
+            if not work.done.done():
+                work.done.set_exception(error)
+            return True
+        end = self._clock()
+        self._next_piece_s[work.seldom] = end + (SELDOM_EVERY_S if work.seldom else REST * (end - begin))
+        if not more and not work.done.done():
+            work.done.set_result(None)
         return True

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from mytalk.errors import BadInput
 from mytalk.types import U8, Job, JobResult, MotionJob, MotionState, PictureResult
 from server.__main__ import main
 from tests.fakes import FAKE_SPEC, FakeEngine, fake_actor
@@ -38,7 +42,7 @@ def face(clip_index: int, openness: float) -> U8:
 
 
 class HandDrawn:
-    """Implements ``server.actors.SharedRenderer``."""
+    """Implements ``server.cast.SharedRenderer``."""
 
     def __init__(self, engine: FakeEngine, testcard: bool) -> None:
         self.view = fake_actor(10)
@@ -47,6 +51,14 @@ class HandDrawn:
         self._engine = engine
         self._testcard = testcard
         self._faces = [face(0, level / LEVELS) for level in range(LEVELS + 1)]
+        self.progress = (10, 10)
+        self.memory_bytes = sum(picture.nbytes for picture in self._faces)
+
+    def prepare_next(self, frames: int) -> bool:
+        return False
+
+    def keep(self) -> None:
+        """Nothing was computed."""
 
     def initial_state(self) -> MotionState:
         return self._engine.initial_state()
@@ -74,7 +86,7 @@ class HandDrawn:
 
 
 class FakeCast:
-    """Implements ``server.actors.Cast``."""
+    """Implements ``server.cast.Cast``."""
 
     engine_name = "fake"
     spec = FAKE_SPEC
@@ -82,11 +94,25 @@ class FakeCast:
     def actors(self) -> Sequence[tuple[str, str]]:
         return [("ada", "Ada, drawn by hand"), ("grace", "Grace"), ("testcard", "Test card")]
 
-    def read(self, name: str) -> Callable[[], HandDrawn]:
-        return lambda: HandDrawn(FakeEngine(), name == "testcard")
+    def is_own(self, name: str) -> bool:
+        return False
 
-    def cancel(self) -> None:
-        """Nothing to give up."""
+    def memory_bytes(self, name: str) -> int:
+        return 0
+
+    def poster(self, name: str) -> bytes:
+        target = io.BytesIO()
+        Image.fromarray(face(0, 0.0)).resize((192, 192)).save(target, "JPEG")
+        return target.getvalue()
+
+    def read(self, name: str) -> HandDrawn:
+        return HandDrawn(FakeEngine(), name == "testcard")
+
+    def add(self, folder: Path) -> None:
+        raise BadInput("these actors are drawn by hand")
+
+    def remove(self, name: str) -> Path:
+        raise BadInput("these actors are drawn by hand")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class Plan:
     skew_frames: int = 0
     vanish_after_s: float | None = None
     max_sessions: int = 4
+    preparing: int = 0  # offers refused because the actor is being prepared
 
 
 @dataclass
@@ -109,6 +110,7 @@ class ReferencePeer:
         self.peers: dict[str, RTCPeerConnection] = {}
         self.tasks: list[asyncio.Task] = []
         self.lines: list[Line] = []
+        self.refused = 0
 
     async def __aenter__(self) -> ReferencePeer:
         app = web.Application()
@@ -142,6 +144,10 @@ class ReferencePeer:
         if len(self.peers) >= self.plan.max_sessions:
             error = {"code": "too_many_sessions", "message": "all places are taken"}
             return web.json_response({"error": error}, status=503, headers={"Retry-After": "5"})
+        if self.refused < self.plan.preparing:
+            self.refused += 1
+            error = {"code": "actor_preparing", "message": f"{self.refused} of {self.plan.preparing}"}
+            return web.json_response({"error": error}, status=503, headers={"Retry-After": "1"})
         body = await request.json()
         peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         line = Line(self.plan)

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,6 +18,7 @@ import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
+from mytalk.actor import read_card
 from mytalk.errors import EngineFailed
 from mytalk.types import I16, U8, Job, JobResult, MotionState, PictureJob, PictureResult
 from server import rtc_setup
@@ -37,6 +39,24 @@ class FakeRenderer:
         self.job_s = job_s
         self.broken = False
         self.idle_left = 3
+        self.to_prepare = 1
+        self.prepared = 0
+        self.prepare_s = 0.0
+        self.kept = 0
+        self.memory_bytes = 1000
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        return self.prepared, self.to_prepare
+
+    def prepare_next(self, frames: int) -> bool:
+        for _ in range(min(frames, self.to_prepare - self.prepared)):
+            time.sleep(self.prepare_s)
+            self.prepared += 1
+        return self.prepared < self.to_prepare
+
+    def keep(self) -> None:
+        self.kept += 1
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -77,25 +97,31 @@ class FakeCast:
         self.job_s = job_s
         self.reads: list[str] = []
         self.renderers: dict[str, FakeRenderer] = {}
+        self.own: dict[str, Path] = {}
 
     def actors(self) -> list[tuple[str, str]]:
-        return [("ada", "Ada"), ("bob", "Bob")]
+        return [("ada", "Ada"), ("bob", "Bob"), *((name, name.title()) for name in self.own)]
 
     def poster(self, name: str) -> bytes:
         return b"picture of " + name.encode()
 
-    def read(self, name: str) -> Callable[[], FakeRenderer]:
+    def is_own(self, name: str) -> bool:
+        return name in self.own
+
+    def memory_bytes(self, name: str) -> int:
+        return 1000
+
+    def read(self, name: str) -> FakeRenderer:
         time.sleep(self.read_s)
         self.reads.append(name)
+        self.renderers[name] = FakeRenderer(self.engine, self.job_s)
+        return self.renderers[name]
 
-        def prepare() -> FakeRenderer:
-            self.renderers[name] = FakeRenderer(self.engine, self.job_s)
-            return self.renderers[name]
+    def add(self, folder: Path) -> None:
+        self.own[read_card(folder).name] = folder
 
-        return prepare
-
-    def cancel(self) -> None:
-        pass
+    def remove(self, name: str) -> Path:
+        return self.own.pop(name)
 
 
 @contextlib.asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mytalk.compose import crop, hidden_mask, paste, paste_mask
+from mytalk.compose import crop, hidden_mask, paste, paste_box, paste_mask
 from mytalk.errors import BadInput
 
 
@@ -65,3 +65,14 @@ def test_wrong_pictures_are_refused():
         crop(np.zeros((10, 10), np.uint8), matrix(1, 0, 0, 0))
     with pytest.raises(BadInput):
         paste(np.zeros((10, 10, 3), np.float32), np.zeros((256, 256, 3), np.uint8), matrix(1, 0, 0, 0))
+
+
+def test_the_paste_box_holds_all_that_paste_looks_at() -> None:
+    rng = np.random.default_rng(1)
+    frame = rng.integers(0, 255, (300, 280, 3), np.uint8)
+    face = rng.integers(0, 255, (256, 256, 3), np.uint8)
+    inside = np.zeros_like(face)
+    inside[paste_box()] = face[paste_box()]
+    turned = np.array([[0.9, 0.2, 10.3], [-0.2, 0.9, 40.7]], np.float32)
+    np.testing.assert_array_equal(paste(frame, inside, turned), paste(frame, face, turned))
+    assert inside.any(axis=2).mean() < 0.5

@@ -260,6 +260,23 @@ async def test_a_full_server_is_an_error_with_its_code() -> None:
     assert told.value.code == "too_many_sessions"
 
 
+async def test_an_actor_that_is_being_prepared_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clients.headless.call.ASK_AGAIN_S", 0.01)
+    told: list[str] = []
+    async with ReferencePeer(Plan(preparing=3)) as peer:
+        async with Call(CallOptions(peer.url, on_wait=told.append)) as call:
+            await call.first_picture()
+        assert [line.partition(": ")[2] for line in told] == [
+            f"{i} of 3 (actor_preparing)" for i in (1, 2, 3)
+        ]
+        assert call.observed.pictures[0].arrived_s > call.observed.offered_s
+    monkeypatch.setattr("clients.headless.call.PREPARE_S", 0.02)
+    async with ReferencePeer(Plan(preparing=1000)) as peer:
+        with pytest.raises(Refused) as error:
+            await command.talk(arguments(peer.url, "--testcard"))
+    assert error.value.code == "actor_preparing"
+
+
 async def test_a_vanishing_server_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clients.headless.call.STALL_S", 1.0)
     async with ReferencePeer(Plan(vanish_after_s=1.0)) as peer, Call(CallOptions(peer.url)) as call:

@@ -9,6 +9,7 @@ import pytest
 from mytalk.actor import Actor, load_actor
 from mytalk.compose import crop, hidden_mask
 from mytalk.errors import BadInput
+from mytalk.prepared import PreparedCache
 from mytalk.renderer import Renderer, landmark_image
 from mytalk.types import FrameSpec, MotionJob, MotionResult, PictureJob, PictureResult
 from tests.fakes import FAKE_SPEC, FakeClock, FakeEngine
@@ -23,7 +24,7 @@ def actor(tmp_path: Path) -> Actor:
     return load_actor(write_small_actor(tmp_path / "tiny"))
 
 
-def make(actor: Actor, cache: Path | None = None, *, testcard: bool = False) -> Renderer:
+def make(actor: Actor, cache: PreparedCache | None = None, *, testcard: bool = False) -> Renderer:
     renderer = Renderer(fitting_engine(), actor, clock=FakeClock(), cache=cache, testcard=testcard)
     renderer.prepare()
     return renderer
@@ -102,13 +103,14 @@ def test_speech_on_idle_pictures_shows_no_seam(actor: Actor) -> None:
 
 
 def test_appearance_is_kept_on_disk_by_weights_and_actor(actor: Actor, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
+    folder = tmp_path / "cache"
+    cache = PreparedCache(folder)
     steps: list[tuple[int, int]] = []
     first = Renderer(fitting_engine(), actor, clock=FakeClock(), cache=cache)
     with pytest.raises(BadInput, match="not prepared"):
         first.execute(PictureJob(0, (FrameSpec(0, None),)))
     first.prepare(lambda done, total: steps.append((done, total)))
-    assert first.ready
+    assert first.progress == (6, 6)
     assert steps == [(6, 6)]
     again = Renderer(fitting_engine(), actor, clock=FakeClock(), cache=cache)
     again.prepare(lambda done, total: steps.append((done, total)))
@@ -116,15 +118,57 @@ def test_appearance_is_kept_on_disk_by_weights_and_actor(actor: Actor, tmp_path:
     np.testing.assert_array_equal(
         render(first, FrameSpec(1, OPEN)).pictures[0], render(again, FrameSpec(1, OPEN)).pictures[0]
     )
-    (kept,) = cache.iterdir()
+    (kept,) = folder.iterdir()
     other_weights = Renderer(
         FakeEngine(replace(SPEC, weights_id="other")), actor, clock=FakeClock(), cache=cache
     )
     other_weights.prepare()
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 2
     kept.write_bytes(kept.read_bytes()[:100])  # a torn file is made anew
     make(actor, cache)
     assert len(kept.read_bytes()) > 100
+
+
+def test_an_actor_is_prepared_in_pieces(actor: Actor) -> None:
+    renderer = Renderer(fitting_engine(), actor, clock=FakeClock())
+    with pytest.raises(BadInput, match="not prepared"):
+        _ = renderer.view
+    assert renderer.progress == (0, 6)
+    assert renderer.prepare_next(4)
+    assert renderer.progress == (4, 6)
+    with pytest.raises(BadInput, match="not prepared"):
+        renderer.execute(PictureJob(0, (FrameSpec(0, None),)))
+    assert not renderer.prepare_next(4)
+    whole = make(actor)
+    np.testing.assert_array_equal(
+        render(renderer, FrameSpec(5, OPEN)).pictures[0], render(whole, FrameSpec(5, OPEN)).pictures[0]
+    )
+
+
+def test_idle_pictures_are_kept_on_disk_and_need_no_engine_again(actor: Actor, tmp_path: Path) -> None:
+    cache = PreparedCache(tmp_path)
+    first = make(actor, cache)
+    first.render_next_idle()
+    first.keep()
+    assert not list(tmp_path.glob("*.idle-*")), "kept half"
+    while first.render_next_idle():
+        pass
+    first.keep()
+    engine = fitting_engine()
+    again = Renderer(engine, actor, clock=FakeClock(), cache=cache)
+    again.prepare()
+    assert not again.render_next_idle()
+    assert engine.decode_calls == 0
+    for i in range(6):
+        np.testing.assert_array_equal(again.idle_picture(i), first.idle_picture(i))
+    kept = next(tmp_path.glob("*.idle-*"))
+    kept.write_bytes(kept.read_bytes()[:200])  # torn: rendered anew
+    assert make(actor, cache).render_next_idle()
+
+
+def test_memory_is_counted(actor: Actor) -> None:
+    renderer = make(actor)
+    assert renderer.memory_bytes == 6 * 160 * 160 * 3 + 6 * 3 * 64 * 64 * 2
 
 
 def test_motion_jobs_go_to_the_engine_and_stages_are_timed(actor: Actor) -> None:

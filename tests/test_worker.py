@@ -122,40 +122,107 @@ async def test_a_closed_session_is_forgotten(worker: Worker) -> None:
     await until(lambda: other.done)
 
 
-async def test_idle_work_waits_for_jobs_and_ends(worker: Worker) -> None:
+class Pieces:
+    """Something done in a number of pieces of some length."""
+
+    def __init__(self, log: list[str], name: str, count: int, piece_s: float = 0.0) -> None:
+        self.log, self.name, self.count, self.piece_s = log, name, count, piece_s
+
+    def __call__(self) -> bool:
+        time.sleep(self.piece_s)
+        self.log.append(self.name)
+        self.count -= 1
+        return self.count > 0
+
+
+async def woken(worker: Worker, condition: Any) -> float:
+    """Wake the worker as open sessions do, until something is so; returns the seconds that it took."""
+    begin = time.monotonic()
+    async with asyncio.timeout(5):
+        while not condition():
+            worker.wake()
+            await asyncio.sleep(0.005)
+    return time.monotonic() - begin
+
+
+async def test_pieces_wait_for_jobs(worker: Worker) -> None:
     log: list[str] = []
-    pieces = [2]
+    worker.add(Asker(log, "job", 3))
+    work = asyncio.create_task(worker.in_pieces(Pieces(log, "piece", 2)))
+    await asyncio.sleep(0)
+    worker.start()
+    await woken(worker, work.done)
+    assert log == ["job"] * 3 + ["piece"] * 2
+
+
+async def test_a_job_that_comes_up_goes_before_the_next_piece(worker: Worker) -> None:
+    log: list[str] = []
+    asker = Asker(log, "job", 0)
+    worker.add(asker)
 
     def piece() -> bool:
-        log.append("idle")
-        pieces[0] -= 1
-        return pieces[0] > 0
+        log.append("piece")
+        asker.jobs = 1
+        return log.count("piece") < 4
 
-    asker = Asker(log, "job", 3)
-    worker.add(asker)
-    worker.add_idle_work(piece)
     worker.start()
-    await until(lambda: len(log) == 4)
-    started = time.monotonic()
-    while len(log) < 5:  # an open session wakes the worker with every slice
-        worker.wake()
-        await asyncio.sleep(0.02)
-    assert time.monotonic() - started > 0.1, "idle work is seldom while sessions are open"
-    assert log == ["job"] * 3 + ["idle"] * 2
+    work = asyncio.create_task(worker.in_pieces(piece))
+    await woken(worker, lambda: work.done() and asker.jobs == 0)
+    assert log == ["piece", "job"] * 4
 
 
-async def test_idle_work_that_fails_is_given_up(worker: Worker) -> None:
+async def test_pieces_rest_while_sessions_are_open_and_hurry_when_none_is(worker: Worker) -> None:
+    log: list[str] = []
+    worker.start()
+    begin = time.monotonic()
+    await worker.in_pieces(Pieces(log, "alone", 10, 0.01))
+    assert time.monotonic() - begin < 0.19
+    worker.add(Asker(log, "job", 0))
+    assert worker.has_customers
+    work = asyncio.create_task(worker.in_pieces(Pieces(log, "beside", 10, 0.01)))
+    assert await woken(worker, work.done) > 0.19, "half of the device is left alone"
+
+
+async def test_what_nobody_waits_for_is_seldom_and_last(worker: Worker) -> None:
+    log: list[str] = []
+    worker.add(Asker(log, "job", 0))
+    idle = asyncio.create_task(worker.in_pieces(Pieces(log, "idle", 2), seldom=True))
+    await asyncio.sleep(0)
+    work = asyncio.create_task(worker.in_pieces(Pieces(log, "waited for", 3)))
+    await asyncio.sleep(0)
+    worker.start()
+    await woken(worker, work.done)
+    assert log[0] == "waited for"
+    await asyncio.sleep(0.05)
+    assert log.count("idle") <= 1
+    await woken(worker, idle.done)
+    assert log.count("idle") == 2
+
+
+async def test_a_piece_that_fails_is_told_to_who_waits_and_the_worker_goes_on(worker: Worker) -> None:
     log: list[str] = []
 
     def piece() -> bool:
         raise ValueError("broken")
 
-    worker.add_idle_work(piece)
     worker.start()
-    await asyncio.sleep(0.02)
+    with pytest.raises(ValueError, match="broken"):
+        await worker.in_pieces(piece)
     asker = Asker(log, "job", 1)
     worker.add(asker)
     await until(lambda: asker.done)
+
+
+async def test_work_that_is_cancelled_stops_at_the_next_piece(worker: Worker) -> None:
+    log: list[str] = []
+    worker.start()
+    work = asyncio.create_task(worker.in_pieces(Pieces(log, "piece", 1000, 0.01)))
+    await until(lambda: len(log) > 2)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    count = len(log)
+    await worker.in_pieces(Pieces(log, "next", 1))
+    assert len(log) <= count + 2
 
 
 async def test_call_runs_on_the_device_thread(worker: Worker) -> None:

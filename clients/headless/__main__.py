@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,16 @@ def speech_of(args: argparse.Namespace) -> tuple[I16, list[float]]:
     return click_train(seconds, times), times
 
 
-async def talk(args: argparse.Namespace) -> dict[str, Any]:
-    """One call; returns the report."""
+async def talk(args: argparse.Namespace, on_wait: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """One call; returns the report. on_wait: told while the server is preparing the actor."""
     samples, clicks = speech_of(args)
     options = CallOptions(
-        args.url, args.actor or ("testcard" if args.testcard else None), args.token, args.hop, args.lookahead
+        args.url,
+        args.actor or ("testcard" if args.testcard else None),
+        args.token,
+        args.hop,
+        args.lookahead,
+        on_wait,
     )
     seconds = args.seconds or len(samples) / RATE + TAIL_S
     recorder = Recorder(Path(args.out)) if args.out else None
@@ -166,9 +172,10 @@ async def talk_with_progress(args: argparse.Namespace, console: Console) -> dict
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     quiet = args.json or not console.is_terminal
     with nullcontext() if quiet else Progress(*columns, console=console) as progress:
-        if progress is not None:
-            progress.add_task(f"talking to {args.url}", total=None)
-        return await talk(args)
+        if progress is None:
+            return await talk(args)
+        task = progress.add_task(f"talking to {args.url}", total=None)
+        return await talk(args, on_wait=lambda why: progress.update(task, description=why))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,14 +24,17 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 
-from clients.headless.errors import ConnectionLost, NothingReceived
+from clients.headless.errors import ConnectionLost, NothingReceived, Refused
 from clients.headless.receive import SenderClock, make_prompt
 from clients.headless.recorder import Recorder
-from clients.headless.signalling import Signalling
+from clients.headless.signalling import Answer, Signalling
 from clients.headless.testcard import I16, RATE, ClickDetector, FlashDetector
 
 FIRST_FRAME_S = 15.0  # a first picture later than this is an error
 STALL_S = 5.0  # no media for this long: the server is gone
+PREPARING = "actor_preparing"  # the server's word for an actor that it shows for the first time
+PREPARE_S = 600.0  # longest wait for one
+ASK_AGAIN_S = 1.0
 CLOSE_S = 5.0  # most time that hanging up may take
 PUSH_CHUNK_BYTES = 16_384
 PUSH_BUFFER_BYTES = 4 * PUSH_CHUNK_BYTES  # stop feeding the channel above this
@@ -42,13 +45,17 @@ MAX_MESSAGES = 2_000  # server messages kept; about half an hour of one a second
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """What to ask for. actor, hop, lookahead: None = the server's default. token: bearer token or None."""
+    """What to ask for. actor, hop, lookahead: None = the server's default. token: bearer token or None.
+
+    on_wait: told in one line why the call is not up yet, again and again while the actor is being prepared.
+    """
 
     url: str
     actor: str | None = None
     token: str | None = None
     hop: int | None = None
     lookahead: int | None = None
+    on_wait: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +162,25 @@ class Call:
         await self._peer.setLocalDescription(await self._peer.createOffer())
         wanted = {"actor": self.options.actor, "hop": self.options.hop, "lookahead": self.options.lookahead}
         body = {"sdp": self._peer.localDescription.sdp, "type": "offer"}
-        self.observed.offered_s = time.monotonic()
-        answer = await self._signalling.offer({**body, **{k: v for k, v in wanted.items() if v is not None}})
+        answer = await self._offer({**body, **{k: v for k, v in wanted.items() if v is not None}})
         self.session_id = answer.session_id
         await self._peer.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
         self._last_media_s = time.monotonic()
         self._tasks.append(asyncio.create_task(self._watch()))
+
+    async def _offer(self, body: dict[str, Any]) -> Answer:
+        """Offer, and again as long as the server is preparing the actor."""
+        deadline_s = time.monotonic() + PREPARE_S
+        while True:
+            self.observed.offered_s = time.monotonic()
+            try:
+                return await self._signalling.offer(body)
+            except Refused as error:
+                if error.code != PREPARING or time.monotonic() > deadline_s:
+                    raise
+                if self.options.on_wait is not None:
+                    self.options.on_wait(str(error))
+            await asyncio.sleep(ASK_AGAIN_S)
 
     async def first_picture(self) -> None:
         """Wait for the first picture; raises ``NothingReceived`` or ``ConnectionLost``."""

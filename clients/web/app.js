@@ -106,7 +106,7 @@ async function start() {
   status("connecting", "Connecting …");
   const mine = live = { call: null, figures: null, timer: 0, stopLevel: null, trace: [], said: null };
   const lost = (text) => { stop(); status("lost", "Connection lost"); notice(text, true); };
-  mine.call = new Call({ stream, connected, message, channel: controls, lost });
+  mine.call = new Call({ stream, connected, message, channel: controls, lost, preparing });
   controls();
   try {
     const microphone = $("use-mic").checked ? await microphoneOrNotice() : null;
@@ -163,6 +163,10 @@ function play() {
     $("unmute").hidden = false;
     $("video").play().catch(() => {});
   });
+}
+
+function preparing(done, total) {
+  status("connecting", total ? `Preparing the actor, ${Math.floor(100 * done / total)} %` : "Preparing the actor …");
 }
 
 function connected() {

@@ -3,6 +3,7 @@
 import { api, CONNECT_MS, leave, Problem } from "./server.js";
 
 const STALL_MS = 4000; // no new picture for this long: the connection is lost
+const ASK_AGAIN_MS = 1000; // while the actor is being prepared
 const CHUNK_BYTES = 16384; // a data channel message that every browser can send
 const BUFFERED_BYTES = 4 * CHUNK_BYTES; // wait above this, so that Interrupt is not stuck behind a long file
 const AHEAD_S = 60; // the server holds two minutes of unplayed speech
@@ -10,7 +11,7 @@ const AHEAD_S = 60; // the server holds two minutes of unplayed speech
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * on.stream(MediaStream), on.connected(), on.message(object), on.channel(), on.lost(text)
+ * on.stream(MediaStream), on.connected(), on.message(object), on.channel(), on.lost(text), on.preparing(done, total)
  * are called while the call lives, never after close().
  */
 export class Call {
@@ -47,11 +48,26 @@ export class Call {
     await peer.setLocalDescription();
     // sent at once: the server learns our address from our first packet, and gathering would only cost time
     const { sdp, type } = peer.localDescription;
-    const answer = await api("POST", "offer", { sdp, type, actor });
+    const answer = await this.offer({ sdp, type, actor });
+    if (!answer) return;
     this.sessionId = answer.session_id;
     if (this.closed) return this.free();
     await peer.setRemoteDescription({ sdp: answer.sdp, type: answer.type });
     this.received.at = performance.now();
+  }
+
+  /** The answer; an actor that the server prepares for the first time is waited for. Null once closed. */
+  async offer(body) {
+    while (!this.closed) {
+      try {
+        return await api("POST", "offer", body);
+      } catch (problem) {
+        if (problem.code !== "actor_preparing") throw problem;
+        this.tell("preparing", problem.details.done, problem.details.total);
+        await sleep(ASK_AGAIN_MS);
+      }
+    }
+    return null;
   }
 
   close() {
@@ -68,8 +84,8 @@ export class Call {
     this.sessionId = null;
   }
 
-  tell(name, value) {
-    if (!this.closed) this.on[name](value);
+  tell(name, ...values) {
+    if (!this.closed) this.on[name](...values);
   }
 
   stateChanged() {

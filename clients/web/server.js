@@ -4,8 +4,14 @@ export const CONNECT_MS = 15000;
 export const token = new URLSearchParams(location.search).get("token");
 const headers = { "Content-Type": "application/json", ...(token && { Authorization: `Bearer ${token}` }) };
 
-/** An error whose message is meant for the person in front of the page. */
-export class Problem extends Error {}
+/** An error whose message is meant for the person in front of the page; code: the server's word for it. */
+export class Problem extends Error {
+  constructor(message, code, details) {
+    super(message);
+    this.code = code;
+    this.details = details; // the server's error object
+  }
+}
 
 /** One JSON request; throws Problem. */
 export async function api(method, path, body) {
@@ -19,15 +25,20 @@ export async function api(method, path, body) {
   }
   const reply = await response.json().catch(() => ({}));
   if (response.ok) return reply;
-  const { code, message } = reply.error ?? {};
-  if (response.status === 503) {
-    const wait = response.headers.get("Retry-After");
-    throw new Problem(`All places on this server are taken. Please try again${wait ? ` in ${wait} seconds` : " soon"}.`);
+  throw refusal(response.status, reply.error, response.headers.get("Retry-After"));
+}
+
+/** A refused request as a Problem. error: the server's {code, message}, or undefined. */
+export function refusal(status, error, retryAfter) {
+  const { code, message } = error ?? {};
+  if (code === "too_many_sessions") {
+    const when = retryAfter ? `in ${retryAfter} seconds` : "soon";
+    return new Problem(`All places on this server are taken. Please try again ${when}.`, code);
   }
-  if (response.status === 401 || response.status === 403) {
-    throw new Problem("This server asks for a token: open the page with ?token=… at the end of its address.");
+  if (status === 401) {
+    return new Problem("This server asks for a token: open the page with ?token=… at the end of its address.", code);
   }
-  throw new Problem(message ? `The server said no: ${message}.` : `The server said no (${code ?? response.status}).`);
+  return new Problem(message ? `The server said no: ${message}.` : `The server said no (${code ?? status}).`, code, error);
 }
 
 /** Free the server's place, even while the page closes. */
