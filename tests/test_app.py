@@ -214,19 +214,19 @@ async def test_places_are_counted_while_sessions_are_built() -> None:
 
 
 async def test_an_actor_that_is_not_ready_yet_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.sessions.ACTOR_PATIENCE_S", 0.1)
+    monkeypatch.setattr("server.sessions.ACTOR_PATIENCE_S", 0.3)
 
     class Slow(FakeCast):
         def read(self, name: str) -> Any:
             renderer = super().read(name)
             if name == "bob":
-                renderer.to_prepare, renderer.prepare_s = 40, 0.02
+                renderer.to_prepare, renderer.prepare_s = 80, 0.02
             return renderer
 
     async with running(Slow(), max_sessions=1, loaded_actors=1) as url:
         status, answer, headers = await ask(url, "POST", "/offer", json=await offer_body(actor="bob"))
         assert (status, answer["error"]["code"], headers["Retry-After"]) == (503, "actor_preparing", "1")
-        assert 0 < answer["error"]["done"] < answer["error"]["total"] == 40
+        assert 0 < answer["error"]["done"] < answer["error"]["total"] == 80
         assert (await ask(url, "GET", "/healthz"))[1]["sessions"] == 0, "its place is free meanwhile"
         async with asyncio.timeout(10):
             while (await ask(url, "POST", "/offer", json=await offer_body(actor="bob")))[0] != 200:
