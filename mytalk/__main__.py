@@ -1,4 +1,4 @@
-"""``python -m mytalk``: dub a video, make, list and show actors."""
+"""``python -m mytalk``: dub a video, make, list, check and show actors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mytalk.actor import list_actors, load_actor
-from mytalk.actor_make import ActorSource, make_actor
+from mytalk.actor_make import SYNTHETIC, ActorSource, make_actor
 from mytalk.actor_sheet import contact_sheet
 from mytalk.dub import dub
 from mytalk.engines.engine import Engine
 from mytalk.errors import MyTalkError
-from mytalk.faces import FACE_CHOICES
+from mytalk.follow import FaceChoice
 from mytalk.renderer import Renderer
 
 BUNDLED_ACTORS = Path(__file__).resolve().parents[1] / "actors"
@@ -37,6 +37,7 @@ MAKE_EXAMPLE = """example:
 
 Best: 10 to 30 seconds of one person who looks at the camera, listening for some
 seconds with a closed mouth, then talking for some (teeth are learnt from there).
+Of a longer video, the first two minutes from --start on are looked at.
 Needs MediaPipe to find the face: run `make actors` once (and Debian's libgl1, libglib2.0-0)
 """
 
@@ -87,9 +88,10 @@ def _dub(args: argparse.Namespace, make_engine: EngineMaker) -> None:
     with _native_chatter_hidden(), _bar(args.quiet) as progress:
         report = dub(args.video, args.speech, args.out, engine, face=args.face, progress=progress)
     took_s = time.monotonic() - begin
-    note = f", {report.without_face} of them without a face" if report.without_face else ""
+    for note in report.notes:
+        _complain(note)
     print(
-        f"{args.out}: {report.seconds:.1f} s, {report.frames} pictures at {float(report.fps):g}/s{note};"
+        f"{args.out}: {report.seconds:.1f} s, {report.frames} pictures at {float(report.fps):.5g}/s;"
         f" took {took_s:.1f} s"
     )
 
@@ -100,7 +102,7 @@ def _actor_make(args: argparse.Namespace, _: EngineMaker) -> None:
         name=name,
         title=args.title or name,
         licence=args.licence,
-        consent=args.consent,
+        consent=SYNTHETIC if args.synthetic else args.consent,
         start_s=args.start,
         end_s=args.end,
         face=args.face,
@@ -117,6 +119,14 @@ def _actor_list(args: argparse.Namespace, _: EngineMaker) -> None:
         print(f"{info.name}\t{info.title}\t{info.folder}")
     if not found:
         _complain(f"no actor in {', '.join(str(folder) for folder in args.folders)}")
+
+
+def _actor_check(args: argparse.Namespace, _: EngineMaker) -> None:
+    for folder in args.actors:
+        actor = load_actor(folder)
+        count = len(actor.frames)
+        print(f"{folder}: actor {actor.card.name!r}, {count} pictures, all files as they were made")
+        actor.close()
 
 
 def _actor_show(args: argparse.Namespace, make_engine: EngineMaker) -> None:
@@ -144,6 +154,26 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="threads of the engine (default: it decides)")
 
 
+def _face_choice(text: str) -> FaceChoice:
+    if text == "only":
+        return "only"
+    if text == "largest":
+        return "largest"
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1, 2, … (from left to right) or largest, not {text!r}")
+    return int(text)
+
+
+def _add_face_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--face",
+        type=_face_choice,
+        default="only",
+        metavar="N",
+        help="whose face, if several are in view: 1 is the leftmost; or `largest` (default: there is one)",
+    )
+
+
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -165,48 +195,48 @@ def _parser() -> argparse.ArgumentParser:
         "--speech", type=Path, required=True, help="audio file (WAV, FLAC, MP3, …), or a video's sound"
     )
     one.add_argument("--out", type=Path, required=True, help="MP4 to write (replaced if it exists)")
-    one.add_argument(
-        "--face",
-        choices=FACE_CHOICES,
-        default="only",
-        help="whose, if several people are in view (default: only)",
-    )
+    _add_face_option(one)
     _add_engine_options(one)
     _add_common_options(one)
     one.set_defaults(run=_dub)
 
-    actors = commands.add_parser("actor", help="make, list and show actors").add_subparsers(
+    actors = commands.add_parser("actor", help="make, list, check and show actors").add_subparsers(
         required=True, metavar="ACTION"
     )
     one = actors.add_parser(
         "make",
-        help="make an actor from a video",
+        help="make an actor from a video or a picture",
         epilog=MAKE_EXAMPLE,
         formatter_class=raw,
-        description="Make an actor (a folder) from a video of one person.",
+        description="Make an actor (a folder) from a video, or a still picture, of a person.",
     )
-    one.add_argument("video", type=Path, help="video of the person")
+    one.add_argument("video", type=Path, help="video or picture of the person")
     one.add_argument("--out", type=Path, required=True, help="folder to make; must not exist")
     one.add_argument("--name", help="what the actor is chosen by (default: the folder's name)")
     one.add_argument("--title", help="name for people to read (default: the name)")
     one.add_argument("--licence", default="", help="under what terms the pictures may be used")
-    one.add_argument("--consent", default="", help="who agreed to being shown saying other words")
+    who = one.add_mutually_exclusive_group(required=True)
+    who.add_argument("--consent", metavar="TEXT", help="who agreed to being shown saying other words")
+    who.add_argument("--synthetic", action="store_true", help="the person does not exist: nobody's likeness")
     one.add_argument(
         "--start", type=float, default=0.0, metavar="S", help="use the video from here on (seconds)"
     )
     one.add_argument("--end", type=float, metavar="S", help="and up to here (default: its end)")
-    one.add_argument(
-        "--face",
-        choices=FACE_CHOICES,
-        default="only",
-        help="whose, if several people are in view (default: only)",
-    )
+    _add_face_option(one)
     _add_common_options(one)
     one.set_defaults(run=_actor_make)
 
     one = actors.add_parser("list", help="list actors", description="Actors in the given folders.")
     one.add_argument("folders", type=Path, nargs="*", default=[BUNDLED_ACTORS], help="default: the bundled")
     one.set_defaults(run=_actor_list)
+
+    one = actors.add_parser(
+        "check",
+        help="check that actors are whole and unaltered",
+        description="Check actors: every file, its hash, and the pictures of the clip.",
+    )
+    one.add_argument("actors", type=Path, nargs="+", metavar="DIR", help="an actor's folder")
+    one.set_defaults(run=_actor_check)
 
     one = actors.add_parser(
         "show", help="check an actor, and look at it", description="Check an actor; show it."

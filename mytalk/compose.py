@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from mytalk.errors import BadInput
 from mytalk.landmarks.normalise import CROP, CROP_CENTRE, CROP_SIDE
+from mytalk.picture import Box, Picture
 from mytalk.types import F32, U8
 
 # Outline of the mask in canonical units (x, y): from just below the nose to the neck under a fully dropped
@@ -30,6 +31,7 @@ MASK_OUTLINE = (
     (-0.62, 0.86),
 )
 FEATHER_PX = 5.0  # crop pixels, inside the mask
+PART_MARGIN_PX = 4  # around the crop, for interpolation
 
 
 @cache
@@ -93,10 +95,25 @@ def crop(frame: U8, matrix: F32) -> U8:
     return np.asarray(image.reduce(density) if density > 1 else image, np.uint8)
 
 
-def paste(frame: U8, rendered: U8, matrix: F32) -> U8:
+def face_part(picture: Picture, matrix: F32) -> tuple[Box, U8, F32] | None:
+    """The part of a picture that the face crop needs: its box, RGB of it, and the crop's matrix within it.
+
+    matrix: float32 [2, 3], crop pixel → pixel as coded. None where the crop lies outside the picture.
+    """
+    corners = np.array([(x, y, 1) for x in (0, CROP) for y in (0, CROP)]) @ matrix.T
+    low, high = corners.min(axis=0) - PART_MARGIN_PX, corners.max(axis=0) + PART_MARGIN_PX
+    box = picture.aligned((float(low[0]), float(low[1]), float(high[0]), float(high[1])))
+    if box[2] <= box[0] or box[3] <= box[1]:
+        return None
+    inner = matrix.copy()
+    inner[:, 2] -= box[:2]
+    return box, picture.rgb(box), inner
+
+
+def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0) -> U8:
     """A copy of ``frame`` uint8 [H, W, 3], the rendered crop uint8 [256, 256, 3] blended in under the mask.
 
-    Pixels outside the mask are the frame's own, exactly.
+    strength: 0..1, how much of the rendered crop shows. Pixels outside the mask are the frame's own, exactly.
     """
     _check_picture(frame, "frame")
     _check_picture(rendered, "rendered")
@@ -117,7 +134,8 @@ def paste(frame: U8, rendered: U8, matrix: F32) -> U8:
         return out
     back = np.linalg.inv(np.vstack([matrix.astype(np.float64), (0.0, 0.0, 1.0)]))
     back[:2, 2] += back[:2, :2] @ np.array((left, top), np.float64)
-    layer = Image.fromarray(np.dstack([rendered, paste_mask()]))
+    weight = paste_mask() if strength >= 1 else (paste_mask() * strength).astype(np.uint8)
+    layer = Image.fromarray(np.dstack([rendered, weight]))
     layer = layer.transform(
         (right - left, bottom - top),
         Image.Transform.AFFINE,

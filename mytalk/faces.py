@@ -1,30 +1,39 @@
-"""One person's face followed through a video: which face, where it is missing, its smoothed poses."""
+"""A face that was followed through a video: its smoothed poses and landmarks, and where it is gone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, pairwise
-from typing import Literal, get_args
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from mytalk.errors import BadInput
-from mytalk.landmarks.detect import POINTS, Face, detect_faces
 from mytalk.landmarks.layout import Layout
-from mytalk.landmarks.normalise import Poses, fit_poses, mouth_opening, smooth_poses, to_canonical
-from mytalk.types import F32, U8
+from mytalk.landmarks.normalise import (
+    STEADY_REACH,
+    Poses,
+    mouth_opening,
+    poses_of,
+    rigid_shape,
+    steady_points,
+    steady_poses,
+    to_canonical,
+    upper_displacement,
+)
+from mytalk.spool import Spool
+from mytalk.types import F32
 
-FaceChoice = Literal["only", "largest", "left", "right"]
-FACE_CHOICES: tuple[str, ...] = get_args(FaceChoice)
-SMALL_PICTURE_PX = 400  # the detector gets smaller pictures doubled, as in training
 MIN_EYES_PX = 20.0  # distance between the eyes below which there are too few pixels to make lips from
-RIVAL_SIZE = 0.4  # a second face this large, compared with the first, counts as another person
-RIVAL_SHARE = 0.1  # of the pictures; fewer are false alarms or passers-by
 MAX_GAP_FRAMES = 5  # a face missing for so long at most is interpolated
 CUT_JUMP = 0.5  # a face that moves by so much of its height in one frame was cut, not moved
+BLOCK = 256  # frames in memory at a time
+SHAPE_FRAMES = 1500  # frames, spread over the video, that the person's own shape is estimated from
+REST_SHARE = 0.15  # of the frames, the most closed ones, that the rest face is the mean of
+MAX_TURN_DEG = 50.0  # a face turned away further is left as it was filmed
+
+Frames = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,119 +41,142 @@ class FaceTrack:
     """A face in every frame of a video (F frames, K landmarks).
 
     present: bool [F]; where False the other arrays hold a harmless stand-in. segments: runs of frames with
-    the face, without a cut inside. poses: smoothed, per frame. canonical: float32 [F, K, 3]. opening: float32
-    [F], gap between the inner lips in canonical units.
+    the face, without a cut inside. poses: smoothed, per frame. opening: float32 [F], gap between the inner
+    lips in canonical units. rest: float32 [K, 3], canonical, the closed mouth. landmarks: rows [K, 3],
+    canonical, smoothed where speech does not move them.
     """
 
     present: npt.NDArray[np.bool_]
     segments: tuple[slice, ...]
     poses: Poses
-    canonical: F32
     opening: F32
+    rest: F32
+    landmarks: Spool
+
+    def canonical(self, frames: Frames | slice) -> F32:
+        """Landmarks of some frames, float32 [n, K, 3]."""
+        rows = np.arange(len(self.present))[frames]
+        return self.landmarks.read(rows)
+
+    def upper(self, layout: Layout) -> F32:
+        """Upper-face motion of every frame from the rest face: float32 [F, U]."""
+        blocks = [
+            upper_displacement(self.canonical(part), self.rest, layout)
+            for part in _blocks(np.arange(len(self.present)))
+        ]
+        return np.concatenate(blocks)
+
+    def strength(self, fade_frames: int) -> F32:
+        """How much of the rendered face each frame shows, float32 [F], 0: the frame stays as it was filmed.
+
+        It fades in and out over so many frames where the face appears, leaves or turns away; at a cut, and at
+        either end of the video, there is nothing to fade.
+        """
+        turned = self.poses.rotation[:, 2, 2] < np.cos(np.radians(MAX_TURN_DEG))
+        shown = self.present & ~turned
+        strength = np.zeros(len(shown), np.float32)
+        for run in _runs(shown):
+            place = np.arange(run.stop - run.start, dtype=np.float32) + 1
+            rise = np.ones(len(place), np.float32) if run.start == 0 else place / (fade_frames + 1)
+            fall = np.ones(len(place), np.float32)
+            if run.stop < len(shown):
+                fall = place[::-1] / (fade_frames + 1)
+            strength[run] = np.minimum(np.minimum(rise, fall), 1)
+        return strength
 
 
-def _enlarged(picture: U8, factor: int) -> U8:
-    if factor == 1:
-        return picture
-    size = (picture.shape[1] * factor, picture.shape[0] * factor)
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), np.uint8)
+def _runs(flags: npt.NDArray[np.bool_]) -> Iterator[slice]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        yield slice(int(start), int(stop))
 
 
-def _overlap(a: Face, b: Face) -> bool:
-    (al, at, ar, ab), (bl, bt, br, bb) = a.box, b.box
-    return max(al, bl) < min(ar, br) and max(at, bt) < min(ab, bb)
+def _blocks(frames: Frames) -> Iterator[Frames]:
+    for start in range(0, len(frames), BLOCK):
+        yield frames[start : start + BLOCK]
 
 
-def _rival(faces: list[Face]) -> bool:
-    """Whether another person is in view, too, and not only a second detection of the same face."""
-    if len(faces) < 2:
-        return False
-    (_, top, _, bottom), (_, rival_top, _, rival_bottom) = faces[0].box, faces[1].box
-    return rival_bottom - rival_top > RIVAL_SIZE * (bottom - top) and not _overlap(faces[0], faces[1])
-
-
-def _pick(faces: list[Face], choice: FaceChoice) -> Face:
-    if choice in ("left", "right") and _rival(faces):
-        ordered = sorted(faces[:2], key=lambda face: face.box[0] + face.box[2])
-        return ordered[0 if choice == "left" else 1]
-    return faces[0]
-
-
-def find_face(
-    pictures: Iterable[U8],
-    what: str,
-    choice: FaceChoice = "only",
-    on_picture: Callable[[], None] | None = None,
-) -> F32:
-    """Landmarks of one face in every picture: float32 [F, 478, 3], pixels; NaN where it is not in view.
-
-    pictures: uint8 RGB [H, W, 3], consumed one at a time. what: the video's name, for messages. on_picture:
-    called after each. Raises ``BadInput`` when there is no face or ("only") several people are in view.
-    """
-    rows: list[F32] = []
-    rivals, source = 0, iter(pictures)
-    first = next(source, None)
-    if first is None:
-        raise BadInput(f"{what}: there is no picture in this file")
-    factor = 2 if min(first.shape[:2]) < SMALL_PICTURE_PX else 1
-    missing = np.full((POINTS, 3), np.nan, np.float32)
-    detector_input = (_enlarged(picture, factor) for picture in chain([first], source))
-    for faces in detect_faces(detector_input, max_faces=2):
-        rivals += _rival(faces)
-        rows.append(_pick(faces, choice).points / factor if faces else missing)
-        if on_picture is not None:
-            on_picture()
-    points = np.stack(rows)
-    found = np.isfinite(points).all(axis=(1, 2))
-    if not found.any():
-        raise BadInput(f"{what}: no face was found in the picture", "no_face")
-    if choice == "only" and rivals > RIVAL_SHARE * found.sum():
-        raise BadInput(
-            f"{what}: several faces are in view; choose with --face largest, left or right", "several_faces"
-        )
-    return points.astype(np.float32)
-
-
-def _fill_gaps(points: F32, found: npt.NDArray[np.bool_]) -> tuple[F32, npt.NDArray[np.bool_]]:
-    """Interpolate short gaps between frames with the face; returns points and which frames have one now."""
-    filled, present = points.copy(), found.copy()
-    known = np.flatnonzero(found)
-    for before, after in pairwise(known):
-        gap = after - before - 1
+def _fill_gaps(points: Spool, found: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Interpolate short gaps between frames with the face; returns which frames have one now."""
+    present = found.copy()
+    for before, after in pairwise(np.flatnonzero(found)):
+        gap = int(after - before) - 1
         if 0 < gap <= MAX_GAP_FRAMES:
-            share = (np.arange(1, gap + 1, dtype=np.float32) / (gap + 1))[:, None, None]
-            filled[before + 1 : after] = points[before] * (1 - share) + points[after] * share
+            first, last = points.read([before, after])
+            for i in range(1, gap + 1):
+                share = np.float32(i / (gap + 1))
+                points.write(int(before) + i, (first * (1 - share) + last * share).astype(np.float32))
             present[before + 1 : after] = True
-    return filled, present
+    return present
 
 
-def _segments(points: F32, present: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
+def _found(points: Spool) -> npt.NDArray[np.bool_]:
+    blocks = [np.isfinite(points.read(part)).all(axis=(1, 2)) for part in _blocks(np.arange(len(points)))]
+    return np.concatenate(blocks)
+
+
+def _segments(points: Spool, present: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
     """Runs of present frames, split where the face jumps (a cut in the film)."""
+    centres = np.full((len(present), 2), np.nan)
+    heights = np.full(len(present), np.nan)
+    for part in _blocks(np.flatnonzero(present)):
+        rows = points.read(part)
+        centres[part], heights[part] = rows[..., :2].mean(axis=1), np.ptp(rows[..., 1], axis=1)
     runs: list[slice] = []
-    start: int | None = None
-    for frame in range(len(present) + 1):
-        here = frame < len(present) and bool(present[frame])
-        if start is not None and (not here or _jumped(points[frame - 1], points[frame])):
-            runs.append(slice(start, frame))
-            start = None
-        if here and start is None:
-            start = frame
+    for run in _runs(present):
+        step = np.linalg.norm(np.diff(centres[run], axis=0), axis=1)
+        cuts = run.start + 1 + np.flatnonzero(step > CUT_JUMP * heights[run][:-1])
+        ends = [run.start, *map(int, cuts), run.stop]
+        runs += [slice(a, b) for a, b in pairwise(ends)]
     return tuple(runs)
 
 
-def _jumped(before: F32, after: F32) -> bool:
-    height = float(np.ptp(before[:, 1]))
-    return float(np.linalg.norm((after - before).mean(axis=0)[:2])) > CUT_JUMP * height
+def _concatenated(parts: list[Poses]) -> Poses:
+    return Poses(
+        np.concatenate([p.scale for p in parts]),
+        np.concatenate([p.rotation for p in parts]),
+        np.concatenate([p.translation for p in parts]),
+    )
 
 
-def track_face(points: F32, layout: Layout, what: str) -> FaceTrack:
-    """Poses and canonical landmarks from detected landmarks float32 [F, 478, 3] (NaN: not in view).
+def _fitted(points: Spool, frames: Frames, layout: Layout) -> Poses:
+    """Unsmoothed poses of the frames with a face."""
+    spread = frames[:: -(-len(frames) // SHAPE_FRAMES)]
+    shape = rigid_shape(points.read(spread), layout)
+    return _concatenated([poses_of(points.read(part), shape, layout) for part in _blocks(frames)])
 
-    Raises ``BadInput`` when the face is too small to work with.
+
+def _steadied(points: Spool, run: slice, poses: Poses, layout: Layout) -> Iterator[tuple[Frames, F32]]:
+    """Canonical landmarks of a run of frames, a block at a time; poses: of all frames."""
+    still = np.setdiff1d(np.arange(layout.points), layout.compact)
+    for part in _blocks(np.arange(run.start, run.stop)):
+        low = max(run.start, int(part[0]) - STEADY_REACH)
+        high = min(run.stop, int(part[-1]) + 1 + STEADY_REACH)
+        around = to_canonical(points.read(range(low, high)), poses.select(slice(low, high)))
+        inner = slice(int(part[0]) - low, int(part[-1]) + 1 - low)
+        rows = around[inner].copy()
+        rows[:, still] = steady_points(around[:, still])[inner]
+        yield part, rows
+
+
+def _rest(landmarks: Spool, opening: F32, frames: Frames) -> F32:
+    """Mean of the frames with the mouth most closed, float32 [K, 3]."""
+    order = frames[np.argsort(opening[frames], kind="stable")]
+    closed = np.sort(order[: max(1, int(len(order) * REST_SHARE))])
+    total = sum(landmarks.read(part).sum(axis=0, dtype=np.float64) for part in _blocks(closed))
+    return np.asarray(total / len(closed), np.float32)
+
+
+def track_face(points: Spool, landmarks: Spool, layout: Layout, what: str) -> FaceTrack:
+    """Poses and canonical landmarks from detected landmarks, rows [478, 3] of ``points`` (NaN: not in view).
+
+    points is changed (short gaps are filled). landmarks: an empty spool for the result. Memory does not grow
+    with the length but for the poses. Raises ``BadInput`` when the face is too small to work with.
     """
-    filled, present = _fill_gaps(points, np.isfinite(points).all(axis=(1, 2)))
-    segments = _segments(filled, present)
-    fitted = fit_poses(filled[present], layout)
+    present = _fill_gaps(points, _found(points))
+    segments = _segments(points, present)
+    frames = np.flatnonzero(present)
+    fitted = _fitted(points, frames, layout)
     eyes_px = float(np.median(fitted.scale))
     if eyes_px < MIN_EYES_PX:
         raise BadInput(
@@ -152,15 +184,24 @@ def track_face(points: F32, layout: Layout, what: str) -> FaceTrack:
             "face_too_small",
         )
     place = np.cumsum(present) - 1
-    smooth = [smooth_poses(fitted.select(slice(place[s.start], place[s.stop - 1] + 1))) for s in segments]
-    at = np.maximum(place, 0)  # a frame without the face stands in with the last one that has it
-    poses = Poses(
-        np.concatenate([p.scale for p in smooth])[at],
-        np.concatenate([p.rotation for p in smooth])[at],
-        np.concatenate([p.translation for p in smooth])[at],
-    )
-    canonical = to_canonical(filled[present][at], poses)
-    return FaceTrack(present, segments, poses, canonical, mouth_opening(canonical, layout))
+    runs = [slice(int(place[s.start]), int(place[s.stop - 1]) + 1) for s in segments]
+    smooth = _concatenated([steady_poses(fitted.select(run), layout) for run in runs])
+    poses = smooth.select(
+        np.maximum(place, 0)
+    )  # a frame without the face stands in with the last one with it
+    opening = np.zeros(len(present), np.float32)
+    stand_in = np.zeros((layout.points, 3), np.float32)
+    for run in segments:
+        while len(landmarks) < run.start:
+            landmarks.append(stand_in)
+        for part, rows in _steadied(points, run, poses, layout):
+            opening[part] = mouth_opening(rows, layout)
+            for row in rows:
+                landmarks.append(row)
+            stand_in = rows[-1]
+    while len(landmarks) < len(present):
+        landmarks.append(stand_in)
+    return FaceTrack(present, segments, poses, opening, _rest(landmarks, opening, frames), landmarks)
 
 
 def pick_references(track: FaceTrack) -> tuple[int, int, int]:
@@ -174,6 +215,7 @@ def pick_references(track: FaceTrack) -> tuple[int, int, int]:
     picked: list[int] = []
     for target in targets:
         cost = np.abs(opening - target) / spread + (facing.max() - facing)
-        cost[np.isin(frames, picked)] = np.inf
+        if len(frames) > len(picked):  # three different ones, where there are three
+            cost[np.isin(frames, picked)] = np.inf
         picked.append(int(frames[int(np.argmin(cost))]))
     return picked[0], picked[1], picked[2]

@@ -1,45 +1,70 @@
-"""Video and audio files in and out, by PyAV: pictures as RGB arrays, speech as mono int16, MP4 as output."""
+"""Video and audio files in, by PyAV: pictures as they were coded or as RGB, speech as mono int16."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import av
-import numpy as np
 
 from mytalk.errors import BadInput
+from mytalk.picture import CHROMA, Picture, kept_format
 from mytalk.types import I16, U8
 
-BT709, BT601 = 1, 5  # swscale colour spaces
-HD_LINES = 720  # an untagged video of at least so many lines is BT.709, as players guess
 DEFAULT_FPS = Fraction(25)
 SEEK_MARGIN_S = 1.0  # reading starts so much earlier, to have the picture that is shown at the start
+PROBED_PICTURES = 8  # that many are looked at for interlacing
+HDR_CURVES = {16: "HDR (PQ)", 18: "HDR (HLG)"}  # transfer characteristics, ISO/IEC 23091-2
+EXACT_LENGTH = ("mp4", "matroska", "wav", "avi")  # containers whose header tells the length reliably
+CUT_OFF_S, CUT_OFF_SHARE = 1.0, 0.05  # that much missing at the end, by both, is a file that was cut off
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video holds: width and height are of the upright picture; duration_s: None when unknown."""
+    """What a video holds.
+
+    width, height: of the upright picture in square pixels; coded: (width, height) as coded, upright. aspect:
+    of a coded pixel. fps: nominal rate. duration_s: None when unknown. turns: quarter turns counter-clockwise
+    that make it upright. format: pixel format in which it is worked on. colour: (matrix, primaries, transfer,
+    range) as tagged. hdr: what kind, "" for ordinary video.
+    """
 
     width: int
     height: int
     fps: Fraction
     duration_s: float | None
     has_sound: bool
+    coded: tuple[int, int]
+    aspect: Fraction
+    turns: int
+    interlaced: bool
+    format: str
+    colour: tuple[int, int, int, int]
+
+    @property
+    def hdr(self) -> str:
+        """Name of the kind of high dynamic range, "" for ordinary video."""
+        return HDR_CURVES.get(self.colour[2], "")
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class RgbPicture(NamedTuple):
     """One picture: seconds since its stream began, and uint8 RGB [H, W, 3], upright, square pixels."""
 
     time_s: float
     rgb: U8
+
+
+class _Timed(Protocol):
+    @property
+    def time_s(self) -> float: ...
+
+
+T = TypeVar("T", bound=_Timed)
 
 
 def check_file(path: Path, what: str) -> None:
@@ -71,33 +96,12 @@ def _video_stream(container: Any, path: Path) -> Any:
     return stream
 
 
-def _square_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
-    """Width and height in square pixels for a sample aspect ratio (None or 0: square already)."""
-    if not aspect or aspect == 1:
-        return width, height
-    return max(1, round(width * float(aspect))), height
-
-
 def scaled_size(width: int, height: int, short_side_px: int | None) -> tuple[int, int]:
     """Even width and height whose shorter side is at most ``short_side_px``; never enlarged."""
     factor = min(1.0, short_side_px / min(width, height)) if short_side_px else 1.0
     if factor == 1.0:
         return width, height
     return max(2, 2 * round(width * factor / 2)), max(2, 2 * round(height * factor / 2))
-
-
-def _to_picture(frame: Any, aspect: Fraction | None, short_side_px: int | None) -> U8:
-    space = frame.colorspace
-    if space not in (BT709, 4, BT601, 6, 7, 9, 10):  # untagged
-        space = BT709 if frame.height >= HD_LINES else BT601
-    width, height = scaled_size(*_square_size(frame.width, frame.height, aspect), short_side_px)
-    source = {6: BT601, 10: 9}.get(space, space)  # frame tags → swscale's numbers, where they differ
-    area = width < frame.width
-    rgb = frame.reformat(
-        width, height, "rgb24", src_colorspace=source, interpolation="AREA" if area else "BICUBIC"
-    ).to_ndarray()
-    turns = round(frame.rotation / 90) % 4  # counter-clockwise, as numpy counts them
-    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else np.asarray(rgb, np.uint8)
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
@@ -110,180 +114,236 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
         yield from frames
 
 
+def _duration_s(container: Any, stream: Any) -> float | None:
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / av.time_base
+
+
+def _check_whole(path: Path, container: Any, stream: Any, end_s: float) -> None:
+    """Raise ``BadInput`` when a file ends long before its header says."""
+    promised_s = _duration_s(container, stream)
+    if promised_s is None or not any(name in container.format.name for name in EXACT_LENGTH):
+        return
+    if promised_s < 86400 and promised_s - end_s > max(CUT_OFF_S, CUT_OFF_SHARE * promised_s):
+        raise BadInput(
+            f"{path}: the file is cut off or damaged: it ends after {end_s:.1f} of {promised_s:.1f} s",
+            "cut_off",
+        )
+
+
+def _probed(container: Any, path: Path) -> VideoInfo:
+    stream = _video_stream(container, path)
+    some = list(islice(_decoded(container, stream), PROBED_PICTURES))
+    if not some:
+        raise BadInput(f"{path}: there is no picture in this file")
+    frame = some[0]
+    turns = round(frame.rotation / 90) % 4
+    name = kept_format(frame.format.name)
+    across, down = CHROMA[name]
+    size, aspect = (frame.width, frame.height), Fraction(stream.sample_aspect_ratio or 1)
+    if turns % 2:
+        size, aspect = size[::-1], 1 / aspect
+    coded = (size[0] + size[0] % across, size[1] + size[1] % down)
+    return VideoInfo(
+        width=max(1, round(coded[0] * float(aspect))),
+        height=coded[1],
+        fps=Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_FPS),
+        duration_s=_duration_s(container, stream),
+        has_sound=bool(container.streams.audio),
+        coded=coded,
+        aspect=aspect,
+        turns=turns,
+        interlaced=any(f.interlaced_frame for f in some),
+        format=name,
+        colour=(
+            int(frame.colorspace),
+            int(frame.color_primaries),
+            int(frame.color_trc),
+            int(frame.color_range),
+        ),
+    )
+
+
 def probe_video(path: Path) -> VideoInfo:
-    """Size, rate and length of a video; raises ``BadInput`` for anything that is not one."""
+    """Size, rate, length, colours of a video; raises ``BadInput`` for anything that is not one."""
     with _opened(path, "video") as container:
-        stream = _video_stream(container, path)
-        first = next(_decoded(container, stream), None)
-        if first is None:
-            raise BadInput(f"{path}: there is no picture in this file")
-        height, width = _to_picture(first, stream.sample_aspect_ratio, None).shape[:2]
-        fps = stream.average_rate or stream.guessed_rate or DEFAULT_FPS
-        duration_s: float | None = None
-        if stream.duration is not None:
-            duration_s = float(stream.duration * stream.time_base)
-        elif container.duration is not None:
-            duration_s = container.duration / av.time_base
-        return VideoInfo(width, height, Fraction(fps), duration_s, bool(container.streams.audio))
+        return _probed(container, path)
 
 
-def read_pictures(path: Path, *, start_s: float = 0.0, short_side_px: int | None = None) -> Iterator[Picture]:
-    """Pictures of a video from ``start_s`` on, upright, one at a time.
+def _filters(info: VideoInfo, size: tuple[int, int]) -> list[tuple[str, str]]:
+    """What makes a frame of a coded size progressive, upright and even: filters with their arguments."""
+    chain = []
+    if info.interlaced:
+        chain.append(("bwdif", "mode=send_frame:deint=interlaced"))
+    if info.turns == 2:
+        chain += [("hflip", ""), ("vflip", "")]
+    elif info.turns:
+        chain.append(("transpose", "cclock" if info.turns == 1 else "clock"))
+    width, height = size[::-1] if info.turns % 2 else size
+    right, bottom = info.coded[0] - width, info.coded[1] - height
+    if (right, bottom) in ((0, 1), (1, 0), (1, 1)):
+        chain.append(("pad", f"{info.coded[0]}:{info.coded[1]}"))
+        chain.append(("fillborders", f"left=0:right={right}:top=0:bottom={bottom}:mode=smear"))
+    return chain
 
-    Raises ``BadInput`` when the file is not a video or has no picture at all; damaged packets are skipped.
+
+class _Preparation:
+    """Makes decoded frames progressive, upright, even in size and of a format that is kept."""
+
+    def __init__(self, info: VideoInfo, stream: Any) -> None:
+        self._info, self._stream = info, stream
+        self._size: tuple[int, int] | None = None
+        self._graph: Any = None
+
+    def _build(self, frame: Any) -> None:
+        self._size, self._graph = (frame.width, frame.height), None
+        chain = _filters(self._info, self._size)
+        if not chain:
+            return
+        graph = av.filter.Graph()
+        nodes = [
+            graph.add_buffer(
+                width=frame.width,
+                height=frame.height,
+                format=self._info.format,
+                time_base=self._stream.time_base,
+            )
+        ]
+        nodes += [graph.add(name, arguments) for name, arguments in chain]
+        graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+        self._graph = graph
+
+    def _pulled(self) -> Iterator[Any]:
+        while True:
+            try:
+                yield self._graph.vpull()
+            except (av.BlockingIOError, av.EOFError):
+                return
+
+    def run(self, frames: Iterable[Any]) -> Iterator[Any]:
+        """Prepared frames, in order."""
+        for raw in frames:
+            if self._size != (raw.width, raw.height):
+                if self._graph is not None:
+                    self._graph.vpush(None)
+                    yield from map(self._fitted, self._pulled())
+                self._build(raw)
+            pts, base = raw.pts, raw.time_base
+            frame = raw if raw.format.name == self._info.format else raw.reformat(format=self._info.format)
+            frame.pts, frame.time_base = pts, base
+            if self._graph is None:
+                yield self._fitted(frame)
+                continue
+            self._graph.vpush(frame)
+            yield from map(self._fitted, self._pulled())
+        if self._graph is not None:
+            self._graph.vpush(None)
+            yield from map(self._fitted, self._pulled())
+
+    def _fitted(self, frame: Any) -> Any:
+        """A stream may change its size on the way; the first one holds."""
+        width, height = self._info.coded
+        if (frame.width, frame.height) == (width, height):
+            return frame
+        pts, base = frame.pts, frame.time_base
+        frame = frame.reformat(width, height, interpolation="BICUBIC")
+        frame.pts, frame.time_base = pts, base
+        return frame
+
+
+def read_frames(path: Path, *, start_s: float = 0.0, info: VideoInfo | None = None) -> Iterator[Picture]:
+    """Pictures of a video as coded, upright and progressive, from ``start_s`` on, one at a time.
+
+    info: what ``probe_video`` told, if known. Raises ``BadInput`` when the file is not a video, has no
+    picture at all or is cut off; damaged packets are skipped.
     """
+    known = info or probe_video(path)
     with _opened(path, "video") as container:
         stream = _video_stream(container, path)
-        aspect = stream.sample_aspect_ratio
-        begin = stream.start_time or 0
-        step_s = 1 / float(stream.average_rate or DEFAULT_FPS)
+        begin, step_s = stream.start_time or 0, 1 / float(known.fps)
         if start_s > 0:
             container.seek(begin + int(start_s / stream.time_base), stream=stream, backward=True)
         time_s, some = -step_s, False
-        for frame in _decoded(container, stream):
+        for frame in _Preparation(known, stream).run(_decoded(container, stream)):
             stamped = frame.pts is not None
-            time_s = float((frame.pts - begin) * frame.time_base) if stamped else time_s + step_s
+            time_s = (
+                float(frame.pts * frame.time_base - begin * stream.time_base) if stamped else time_s + step_s
+            )
             some = True
             if time_s > start_s - step_s / 2:
-                yield Picture(time_s, _to_picture(frame, aspect, short_side_px))
+                yield Picture(time_s, frame, float(known.aspect))
         if not some and start_s <= 0:
             raise BadInput(f"{path}: there is no picture in this file")
+        if some:
+            _check_whole(path, container, stream, time_s + step_s)
 
 
-def at_rate(pictures: Iterable[Picture], fps: Fraction, *, first: int = 0) -> Iterator[U8]:
+def read_pictures(
+    path: Path, *, start_s: float = 0.0, short_side_px: int | None = None
+) -> Iterator[RgbPicture]:
+    """Pictures of a video from ``start_s`` on as RGB, in square pixels; raises what ``read_frames`` does."""
+    info = probe_video(path)
+    size = scaled_size(info.width, info.height, short_side_px)
+    for picture in read_frames(path, start_s=start_s, info=info):
+        yield RgbPicture(picture.time_s, picture.rgb(size=size))
+
+
+def at_rate(pictures: Iterable[T], fps: Fraction, *, first: int = 0) -> Iterator[T]:
     """Pictures first, first+1, … of a video at a fixed rate: at k / fps the one with the nearest time stamp.
 
     Ends with the last picture's own time.
     """
-    index, before = first, None
+    index: int = first
+    before: T | None = None
     for picture in pictures:
         if before is not None:
             # A hair earlier, so that rounding cannot decide ties: the later picture has them all.
             middle_s = (before.time_s + picture.time_s) / 2 - 1e-6
             while index / fps < middle_s:
-                yield before.rgb
+                yield before
                 index += 1
         before = picture
     while before is not None and index / fps <= before.time_s + float(1 / fps) / 2:
-        yield before.rgb
+        yield before
         index += 1
+
+
+def frames_at_rate(
+    path: Path, fps: Fraction, *, first: int = 0, info: VideoInfo | None = None
+) -> Iterator[Picture]:
+    """Pictures first, first+1, … of a video file at a fixed rate; the same wherever reading starts."""
+    start_s = max(0.0, float(first / fps) - SEEK_MARGIN_S)
+    return at_rate(read_frames(path, start_s=start_s, info=info), fps, first=first)
 
 
 def read_at_rate(
     path: Path, fps: Fraction, *, first: int = 0, short_side_px: int | None = None
 ) -> Iterator[U8]:
-    """Pictures first, first+1, … of a video file at a fixed rate; the same wherever reading starts."""
-    start_s = max(0.0, float(first / fps) - SEEK_MARGIN_S)
-    return at_rate(read_pictures(path, start_s=start_s, short_side_px=short_side_px), fps, first=first)
+    """``frames_at_rate`` as uint8 RGB [H, W, 3] in square pixels."""
+    info = probe_video(path)
+    size = scaled_size(info.width, info.height, short_side_px)
+    for picture in frames_at_rate(path, fps, first=first, info=info):
+        yield picture.rgb(size=size)
 
 
 def read_speech(path: Path, rate_hz: int) -> Iterator[I16]:
     """The sound of an audio or video file: blocks of int16 [S], mono, at ``rate_hz``.
 
-    Raises ``BadInput`` when there is none; damaged packets are skipped.
+    Raises ``BadInput`` when there is none or the file is cut off; damaged packets are skipped.
     """
     with _opened(path, "audio") as container:
         if not container.streams.audio:
             raise BadInput(f"{path}: there is no sound in this file")
         stream = container.streams.audio[0]
         resampler = av.AudioResampler(format="s16", layout="mono", rate=rate_hz)
-        some = False
+        samples = 0
         for frame in _decoded(container, stream):
             for out in resampler.resample(frame):
-                some = True
+                samples += out.samples
                 yield out.to_ndarray()[0]
-        if not some:
+        if not samples:
             raise BadInput(f"{path}: there is no sound in this file")
+        _check_whole(path, container, stream, samples / rate_hz)
         for out in resampler.resample(None):
             yield out.to_ndarray()[0]
-
-
-class VideoWriter:
-    """Writes an MP4 (H.264, optionally AAC); the file appears under its name only when all of it is written.
-
-    Use as a context manager: leaving it by an exception (Ctrl-C included) leaves nothing behind.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        width: int,
-        height: int,
-        fps: Fraction,
-        crf: int,
-        sound_rate_hz: int | None = None,
-    ) -> None:
-        """width, height: of the pictures, pixels; an odd one is padded by one pixel, as H.264 needs."""
-        if path.is_dir():
-            raise BadInput(f"{path}: is a folder")
-        if not path.parent.is_dir():
-            raise BadInput(f"{path.parent}: no such folder")
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            self._container = av.open(str(self._temporary), "w", format="mp4")
-        except OSError as error:
-            raise BadInput(f"{path}: cannot be written ({error.strerror})") from error
-        self._odd = (height % 2, width % 2)
-        self._count = 0
-        self._samples = 0
-        self._rate_hz = sound_rate_hz
-        self._video: Any = self._container.add_stream(
-            "libx264", rate=fps, options={"crf": str(crf), "preset": "medium"}
-        )
-        self._video.width, self._video.height = width + width % 2, height + height % 2
-        self._video.pix_fmt = "yuv420p"
-        context = self._video.codec_context
-        context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1
-        context.time_base = 1 / fps
-        self._audio: Any = None
-        if sound_rate_hz is not None:
-            self._audio = self._container.add_stream("aac", rate=sound_rate_hz, layout="mono")
-            self._audio.bit_rate = 160_000
-
-    def __enter__(self) -> Self:
-        """The writer itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Finish the file, or remove what there is of it."""
-        try:
-            try:
-                if kind is None:
-                    self._finish()
-            finally:
-                self._container.close()
-            if kind is None:
-                os.replace(self._temporary, self._path)
-        finally:
-            self._temporary.unlink(missing_ok=True)  # there is one only if something failed, a full disk say
-
-    def _finish(self) -> None:
-        for stream in (self._video, self._audio):
-            if stream is not None:
-                self._container.mux(stream.encode(None))
-
-    def add_picture(self, rgb: U8) -> None:
-        """Add the next picture, uint8 RGB [H, W, 3]."""
-        if any(self._odd):
-            rgb = np.pad(rgb, ((0, self._odd[0]), (0, self._odd[1]), (0, 0)), mode="edge")
-        frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace=BT709, interpolation="BICUBIC")
-        frame.pts, frame.time_base = self._count, self._video.codec_context.time_base
-        self._count += 1
-        self._container.mux(self._video.encode(frame))
-
-    def add_sound(self, samples: I16) -> None:
-        """Add the next samples, int16 [S], mono, at the writer's rate."""
-        if self._audio is None or self._rate_hz is None:
-            raise BadInput("this video is written without sound")
-        if len(samples) == 0:
-            return
-        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
-        frame.sample_rate, frame.pts = self._rate_hz, self._samples
-        frame.time_base = Fraction(1, self._rate_hz)
-        self._samples += len(samples)
-        self._container.mux(self._audio.encode(frame))

@@ -9,16 +9,16 @@ import pytest
 from mytalk.actor import CARD, LANDMARKS, list_actors, load_actor, play_order_ping_pong
 from mytalk.actor_make import ActorSource, loop, make_actor, quiet_window
 from mytalk.errors import BadInput
-from mytalk.faces import find_face, pick_references, track_face
+from mytalk.follow import find_face
 from mytalk.landmarks.normalise import from_canonical
-from mytalk.media import read_at_rate
+from mytalk.media import read_at_rate, read_frames
+from mytalk.spool import Spool
 from tests.small_actor import (
     LAYOUT,
     RATE,
     TALKING_FACE,
     frame_number,
     small_pictures,
-    still_poses,
     template_face,
     write_small_actor,
     write_video,
@@ -160,34 +160,6 @@ def test_a_wandering_motion_goes_back_and_forth_and_turns_where_it_rests() -> No
     assert order.tolist() == play_order_ping_pong(kept.stop - kept.start).tolist()
 
 
-def test_a_face_that_comes_goes_and_jumps() -> None:
-    points = from_canonical(template_face(60), still_poses(60))
-    points[10:12] = np.nan  # a blink of the detector
-    points[20:40] = np.nan  # away
-    points[50:] += np.array([300, 0, 0], np.float32)  # a cut
-    track = track_face(points, LAYOUT, "it")
-    assert track.segments == (slice(0, 20), slice(40, 50), slice(50, 60))
-    assert track.present.sum() == 40
-    np.testing.assert_allclose(track.poses.translation[:50, 0], 80, atol=0.5)
-    np.testing.assert_allclose(track.poses.translation[50:, 0], 380, atol=0.5)
-    assert np.isfinite(track.canonical).all()
-
-
-def test_a_tiny_face_is_refused() -> None:
-    points = from_canonical(template_face(5), still_poses(5, scale=12))
-    with pytest.raises(BadInput, match="too small: 12 pixels"):
-        track_face(points, LAYOUT, "it")
-
-
-def test_references_differ_in_opening() -> None:
-    canonical = template_face(100)
-    below = LAYOUT.mouth_gap[1]
-    canonical[:, below, 1] += np.linspace(0, 0.4, 100, dtype=np.float32)[:, None]
-    track = track_face(from_canonical(canonical, still_poses(100)), LAYOUT, "it")
-    closed, half, wide = (float(track.opening[i]) for i in pick_references(track))
-    assert closed + 0.1 < half < wide - 0.05
-
-
 @pytest.mark.mediapipe
 def test_an_actor_from_a_real_clip(tmp_path: Path) -> None:
     pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
@@ -198,7 +170,9 @@ def test_an_actor_from_a_real_clip(tmp_path: Path) -> None:
     assert actor.card.licence == "test licence"
     assert told[-1] == ("writing the actor", 1, 1)
     # The clip's own landmarks lie on the face: the detector finds them there again.
-    found = find_face(read_at_rate(actor.folder / "clip.mp4", RATE), "clip")
+    with Spool((478, 3)) as spool:
+        find_face(read_frames(actor.folder / "clip.mp4"), spool, "clip")
+        found = spool.read(range(len(spool)))
     ours = from_canonical(actor.motion.canonical, actor.motion.poses)
     assert np.abs(found - ours)[..., :2].mean() < 1.5
     with pytest.raises(BadInput, match="exists already"):
@@ -221,7 +195,7 @@ def test_what_cannot_become_an_actor_leaves_nothing_behind(tmp_path: Path) -> No
         (faceless, "no face"),
         (text, "not a readable video"),
         (tmp_path / "none.mp4", "no such"),
-        (two, "several faces"),
+        (two, "2 faces are in view"),
         (write_video(tmp_path / "short.mp4", [face] * 5), "needs 1 s"),
         (write_video(tmp_path / "small.mp4", [small] * 5), "too small|no face"),
     ):

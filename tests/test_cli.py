@@ -28,6 +28,7 @@ def fake_engine(_: argparse.Namespace) -> Engine:
         (["actor", "--help"], "make"),
         (["actor", "make", "--help"], "--consent"),
         (["actor", "list", "--help"], "folders"),
+        (["actor", "check", "--help"], "hash"),
         (["actor", "show", "--help"], "contact sheet"),
     ],
 )
@@ -38,7 +39,7 @@ def test_help_helps(argv: list[str], says: str, capsys: pytest.CaptureFixture[st
     assert says in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [[], ["dub"], ["actor"], ["actor", "make", "a.mp4"], ["sing"]])
+@pytest.mark.parametrize("argv", [[], ["dub"], ["actor"], ["actor", "make", "a.mp4", "--out", "b"], ["sing"]])
 def test_wrong_usage_is_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(argv)
@@ -60,9 +61,10 @@ def test_errors_are_one_line_and_status_1(tmp_path: Path, capsys: pytest.Capture
     out = str(tmp_path / "out.mp4")
     assert main(["dub", "--video", none, "--speech", speech, "--out", out, "--quiet"], fake_engine) == 1
     assert "no such video" in one_line(capsys)
-    assert main(["actor", "make", none, "--out", str(tmp_path / "new"), "--quiet"]) == 1
+    said = ["--consent", "me", "--quiet"]
+    assert main(["actor", "make", none, "--out", str(tmp_path / "new"), *said]) == 1
     assert "no such video" in one_line(capsys)
-    assert main(["actor", "make", none, "--out", str(tmp_path / "what a name!"), "--quiet"]) == 1
+    assert main(["actor", "make", none, "--out", str(tmp_path / "what a name!"), *said]) == 1
     assert "name" in one_line(capsys)
     assert main(["actor", "show", none, "--quiet"], fake_engine) == 1
     assert "no such actor" in one_line(capsys)
@@ -95,7 +97,17 @@ def test_showing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_make_and_dub_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
     folder, out = tmp_path / "me", tmp_path / "out.mp4"
-    argv = ["actor", "make", str(TALKING_FACE), "--out", str(folder), "--title", "Me", "--quiet"]
+    argv = [
+        "actor",
+        "make",
+        str(TALKING_FACE),
+        "--out",
+        str(folder),
+        "--title",
+        "Me",
+        "--synthetic",
+        "--quiet",
+    ]
     assert main(argv) == 0
     assert "actor 'me'" in capsys.readouterr().out
     speech = str(write_wav(tmp_path / "a.wav", voice(0.5)))

@@ -11,8 +11,7 @@ import pytest
 
 from mytalk.errors import BadInput
 from mytalk.media import (
-    Picture,
-    VideoWriter,
+    RgbPicture,
     at_rate,
     probe_video,
     read_at_rate,
@@ -67,8 +66,8 @@ def test_other_rates_take_the_nearest_picture(tmp_path: Path) -> None:
 
 def test_irregular_time_stamps() -> None:
     levels = [(0.0, 0), (0.01, 1), (0.2, 2), (0.24, 3)]
-    pictures = [Picture(t, np.full((2, 2, 3), n, np.uint8)) for t, n in levels]
-    got = [int(p[0, 0, 0]) for p in at_rate(pictures, Fraction(25))]
+    pictures = [RgbPicture(t, np.full((2, 2, 3), n, np.uint8)) for t, n in levels]
+    got = [int(p.rgb[0, 0, 0]) for p in at_rate(pictures, Fraction(25))]
     assert got == [0, 1, 1, 2, 2, 2, 3]
 
 
@@ -159,28 +158,3 @@ def test_a_cut_off_file_gives_what_is_there(tmp_path: Path) -> None:
     damaged[middle : middle + 60] = os.urandom(60)
     video.write_bytes(damaged)
     assert len(list(islice(read_at_rate(video, Fraction(25)), 40))) > 10
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_nothing_is_left_behind_when_writing_is_broken_off(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
-    out = tmp_path / "a.mp4"
-    out.write_bytes(b"what was there before")
-
-    def break_off() -> None:
-        with VideoWriter(out, width=64, height=48, fps=Fraction(25), crf=20) as writer:
-            writer.add_picture(small_pictures(1, 64, 48)[0])
-            raise error
-
-    with pytest.raises(error):
-        break_off()
-    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
-    assert out.read_bytes() == b"what was there before"
-
-
-def test_where_nothing_can_be_written(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no such folder"):
-        VideoWriter(tmp_path / "none" / "a.mp4", width=64, height=48, fps=Fraction(25), crf=20)
-    with pytest.raises(BadInput, match="is a folder"):
-        VideoWriter(tmp_path, width=64, height=48, fps=Fraction(25), crf=20)

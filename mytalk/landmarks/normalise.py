@@ -20,6 +20,9 @@ from mytalk.types import F32
 Real = npt.NDArray[np.floating[Any]]  # float64 where the fit needs it
 CROP = 256  # pixels of the square appearance crop
 CROP_SIDE = 2.4  # canonical units that the crop shows
+LIGHT_FRAMES, HEAVY_FRAMES = 1.0, 3.0  # smoothing of what moves, and of what rests: sigma
+STILL, MOVING = 0.004, 0.012  # canonical units between the two below which it rests, above which it moves
+STEADY_REACH = round(3 * HEAVY_FRAMES)  # frames on either side that smoothing looks at
 CROP_CENTRE = (0.0, 1.0, -0.2)  # canonical point at the crop's centre: below the nose, on the face's surface
 
 
@@ -58,26 +61,39 @@ def _umeyama(source: Real, targets: Real) -> Poses:
     return Poses(scale.astype(np.float32), rotation.astype(np.float32), translation.astype(np.float32))
 
 
-def fit_poses(points: F32, layout: Layout, iterations: int = 3) -> Poses:
-    """Pose of every frame of one person's clip.
+def rigid_shape(points: F32, layout: Layout, iterations: int = 3) -> npt.NDArray[np.float64]:
+    """A person's own rigid upper face, float64 [R, 3] canonical, from frames float32 [F, 478, 3], pixels.
 
-    points: float32 [F, 478, 3], pixels, all finite. The person's own rigid shape is estimated along the
-    way (generalised Procrustes), so that a face unlike the template still gets an unbiased pose.
-    Raises ``BadInput`` for wrong shapes or non-finite points.
+    It is estimated from the frames (generalised Procrustes), so that a face unlike the template still gets an
+    unbiased pose. Raises ``BadInput`` for wrong shapes or non-finite points.
     """
+    _check_points(points, layout)
+    rigid = points[:, layout.rigid].astype(np.float64)
+    template = layout.template[layout.rigid].astype(np.float64)
+    shape, poses = template, _umeyama(template, rigid)
+    for _ in range(iterations):
+        own = _apply_inverse(rigid, poses).mean(axis=0)
+        shape = _apply(own[None], _umeyama(own, template[None]))[0]
+        poses = _umeyama(shape, rigid)
+    return np.asarray(shape, np.float64)
+
+
+def poses_of(points: F32, shape: npt.NDArray[np.float64], layout: Layout) -> Poses:
+    """Pose of every frame float32 [F, 478, 3], pixels, of a person with this ``rigid_shape``."""
+    _check_points(points, layout)
+    return _umeyama(shape, points[:, layout.rigid].astype(np.float64))
+
+
+def fit_poses(points: F32, layout: Layout, iterations: int = 3) -> Poses:
+    """Pose of every frame of one person's clip, float32 [F, 478, 3], pixels; see ``rigid_shape``."""
+    return poses_of(points, rigid_shape(points, layout, iterations), layout)
+
+
+def _check_points(points: F32, layout: Layout) -> None:
     if points.ndim != 3 or points.shape[1:] != (layout.points, 3) or len(points) == 0:
         raise BadInput(f"points must be [F, {layout.points}, 3], not {points.shape}")
     if not np.isfinite(points).all():
         raise BadInput("points of a frame without a face cannot have a pose")
-    rigid = points[:, layout.rigid].astype(np.float64)
-    shape = layout.template[layout.rigid].astype(np.float64)
-    poses = _umeyama(shape, rigid)
-    for _ in range(iterations):
-        own = _apply_inverse(rigid, poses).mean(axis=0)
-        to_template = _umeyama(own, layout.template[layout.rigid][None].astype(np.float64))
-        shape = _apply(own[None], to_template)[0]
-        poses = _umeyama(shape, rigid)
-    return poses
 
 
 def _apply(canonical: Real, poses: Poses) -> Real:
@@ -120,6 +136,39 @@ def smooth_poses(poses: Poses, sigma_frames: float = 1.0) -> Poses:
         np.exp(_smooth(np.log(poses.scale), sigma_frames)),
         (u @ vt).astype(np.float32),
         _smooth(poses.translation, sigma_frames),
+    )
+
+
+def _moving(move: F32) -> F32:
+    """Share 0..1 of the light smoothing, from how far (canonical units) light and heavy smoothing differ."""
+    share: F32 = np.clip((move - STILL) / (MOVING - STILL), 0, 1).astype(np.float32)
+    return share
+
+
+def steady_points(points: F32) -> F32:
+    """Landmarks over time without the detector's jitter: float32 [F, K, 3] canonical, any of them.
+
+    Symmetric in time, so without lag. A point that rests is smoothed heavily, one that moves (an eyelid)
+    lightly.
+    """
+    light, heavy = _smooth(points, LIGHT_FRAMES), _smooth(points, HEAVY_FRAMES)
+    share = _moving(np.linalg.norm(light - heavy, axis=-1))[..., None]
+    return (share * light + (1 - share) * heavy).astype(np.float32)
+
+
+def steady_poses(poses: Poses, layout: Layout) -> Poses:
+    """``smooth_poses``, heavier where the head rests; symmetric in time, so without lag."""
+    light, heavy = smooth_poses(poses, LIGHT_FRAMES), smooth_poses(poses, HEAVY_FRAMES)
+    rigid = np.broadcast_to(layout.template[layout.rigid], (len(poses), len(layout.rigid), 3))
+    apart = np.linalg.norm(from_canonical(rigid, light) - from_canonical(rigid, heavy), axis=-1)
+    share = _moving(apart.max(axis=1) / heavy.scale)
+    u, _, vt = np.linalg.svd(
+        share[:, None, None] * light.rotation + (1 - share)[:, None, None] * heavy.rotation
+    )
+    return Poses(
+        np.exp(share * np.log(light.scale) + (1 - share) * np.log(heavy.scale)).astype(np.float32),
+        (u @ vt).astype(np.float32),
+        (share[:, None] * light.translation + (1 - share)[:, None] * heavy.translation).astype(np.float32),
     )
 
 

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mytalk.errors import BadInput
+from mytalk.faces import FaceTrack, pick_references, track_face
+from mytalk.landmarks.normalise import Poses, from_canonical, rest_face, upper_displacement
+from mytalk.spool import Spool
+from mytalk.types import F32
+from tests.small_actor import LAYOUT, still_poses, template_face
+
+
+def tracked(points: F32) -> FaceTrack:
+    raw, landmarks = Spool((478, 3)), Spool((478, 3))
+    for row in points:
+        raw.append(row)
+    return track_face(raw, landmarks, LAYOUT, "it")
+
+
+def test_a_face_that_comes_goes_and_jumps() -> None:
+    points = from_canonical(template_face(60), still_poses(60))
+    points[10:12] = np.nan  # a blink of the detector
+    points[20:40] = np.nan  # away
+    points[50:] += np.array([300, 0, 0], np.float32)  # a cut
+    track = tracked(points)
+    assert track.segments == (slice(0, 20), slice(40, 50), slice(50, 60))
+    assert track.present.sum() == 40
+    assert len(track.landmarks) == 60
+    np.testing.assert_allclose(track.poses.translation[:50, 0], 80, atol=0.5)
+    np.testing.assert_allclose(track.poses.translation[50:, 0], 380, atol=0.5)
+    assert np.isfinite(track.canonical(slice(None))).all()
+
+
+def test_a_tiny_face_is_refused() -> None:
+    points = from_canonical(template_face(5), still_poses(5, scale=12))
+    with pytest.raises(BadInput, match="too small: 12 pixels"):
+        tracked(points)
+
+
+def test_references_differ_in_opening() -> None:
+    canonical = template_face(100)
+    below = LAYOUT.mouth_gap[1]
+    canonical[:, below, 1] += np.linspace(0, 0.4, 100, dtype=np.float32)[:, None]
+    track = tracked(from_canonical(canonical, still_poses(100)))
+    closed, half, wide = (float(track.opening[i]) for i in pick_references(track))
+    assert closed + 0.1 < half < wide - 0.05
+
+
+def test_working_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(3)
+    points = from_canonical(template_face(70), still_poses(70))
+    points += random.normal(0, 0.4, points.shape).astype(np.float32)
+    points[30:33] = np.nan
+    whole = tracked(points)
+    monkeypatch.setattr("mytalk.faces.BLOCK", 7)
+    parts = tracked(points)
+    np.testing.assert_allclose(parts.canonical(slice(None)), whole.canonical(slice(None)), atol=1e-5)
+    np.testing.assert_allclose(parts.opening, whole.opening, atol=1e-5)
+    np.testing.assert_allclose(parts.rest, whole.rest, atol=1e-5)
+    canonical = whole.canonical(slice(None))
+    np.testing.assert_allclose(whole.rest, rest_face(canonical, LAYOUT), atol=1e-5)
+    np.testing.assert_allclose(
+        whole.upper(LAYOUT), upper_displacement(canonical, whole.rest, LAYOUT), atol=1e-6
+    )
+
+
+def test_the_lips_are_not_smoothed_and_do_not_lag() -> None:
+    """A lip that opens within one frame is open in that frame; an eye's jitter is gone."""
+    random = np.random.default_rng(4)
+    canonical = template_face(60)
+    canonical[30:, LAYOUT.compact, 1] += np.float32(0.3)
+    canonical[:, LAYOUT.upper] += random.normal(0, 0.004, (60, len(LAYOUT.upper), 3)).astype(np.float32)
+    track = tracked(from_canonical(canonical, still_poses(60)))
+    ours = track.canonical(slice(None))
+    lips = ours[:, LAYOUT.lips, 1].mean(axis=1)
+    np.testing.assert_allclose(np.diff(lips)[29], 0.3, atol=0.01)
+    assert np.abs(np.delete(np.diff(lips), 29)).max() < 0.005
+    assert ours[:, LAYOUT.upper].std(axis=0).mean() < 0.6 * canonical[:, LAYOUT.upper].std(axis=0).mean()
+
+
+def test_our_face_fades_where_the_face_comes_goes_and_turns_away() -> None:
+    points = from_canonical(template_face(60), still_poses(60))
+    points[10:20] = np.nan
+    strength = tracked(points).strength(3)
+    assert strength[:7].tolist() == [1.0] * 7
+    np.testing.assert_allclose(strength[7:10], [0.75, 0.5, 0.25])
+    assert not strength[10:20].any()
+    np.testing.assert_allclose(strength[20:24], [0.25, 0.5, 0.75, 1.0])
+    assert strength[-1] == 1.0
+    turn = np.radians(np.concatenate([np.linspace(0, 70, 30), np.linspace(70, 0, 30)]))
+    turned = np.zeros((60, 3, 3), np.float32)
+    turned[:, 0, 0] = turned[:, 2, 2] = np.cos(turn)
+    turned[:, 0, 2], turned[:, 2, 0], turned[:, 1, 1] = np.sin(turn), -np.sin(turn), 1
+    still = still_poses(60)
+    seen = tracked(from_canonical(template_face(60), Poses(still.scale, turned, still.translation))).strength(
+        3
+    )
+    assert seen[np.degrees(turn) < 40].min() == 1.0  # 30 to 40 degrees are worked on
+    assert seen[np.degrees(turn) > 55].max() == 0.0
