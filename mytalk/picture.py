@@ -39,7 +39,7 @@ def kept_format(name: str) -> str:
     """The pixel format in which a picture of any format is worked on: its own, or the nearest one."""
     if name in CHROMA:
         return name
-    deep = any(mark in name for mark in ("10", "12", "14", "16"))
+    deep = name.endswith(("le", "be"))  # only samples of more than a byte have an order of bytes
     if "rgb" in name or "bgr" in name or "gbr" in name or "444" in name:
         return "yuv444p10le" if deep and "444" in name else "yuv444p"
     if "422" in name or name in ("nv16", "uyvy"):
