@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mytalk.errors import MyTalkError
 from mytalk.landmarks.layout import load_layout
+from mytalk.landmarks.warp import flow_shape
 from mytalk.models.appearance import AppearanceModel
 from mytalk.models.conformer import rotary_tables
 from mytalk.models.identity import IdentityExtractor
@@ -123,5 +124,7 @@ def export_graphs(
     drawn = {
         "landmark_images": torch.zeros(2, 3, CROP, CROP),
         "latents": torch.zeros(2, appearance.config.app + 48, 40, 44),
+        "references": torch.zeros(2, 3, CROP, CROP, 3, dtype=torch.uint8),
+        "flows": torch.zeros(2, 3, 2, *flow_shape()),
     }
     _export(AppearanceDecoder(appearance), drawn, ["pictures"], out / "decode.onnx", set(drawn))

@@ -10,6 +10,7 @@ import torch
 
 from export.onnx import motion_example
 from mytalk.landmarks.normalise import CROP, CROP_SIDE
+from mytalk.landmarks.warp import flow_shape
 from mytalk.models.appearance import AppearanceModel
 from mytalk.models.motion import MotionModel
 from mytalk.models.streaming import AppearanceDecoder, AppearanceEncoders, StreamingHop
@@ -53,13 +54,17 @@ def picture_db(model: AppearanceModel, encode: Path, decode: Path) -> float:
     random = np.random.default_rng(0)
     references, faces = (random.integers(0, 256, (3, CROP, CROP, 3), dtype=np.uint8) for _ in range(2))
     drawn = random.random((3, 3, CROP, CROP), dtype=np.float32)
+    flows = random.normal(0, 5, (3, 3, 2, *flow_shape())).astype(np.float32)
+    given = np.repeat(references[None], 3, axis=0)
     with torch.no_grad():
         latents = AppearanceEncoders(model).eval()(torch.from_numpy(references), torch.from_numpy(faces))
-        expected = AppearanceDecoder(model).eval()(torch.from_numpy(drawn), latents).numpy()
+        inputs = (torch.from_numpy(drawn), latents, torch.from_numpy(given), torch.from_numpy(flows))
+        expected = AppearanceDecoder(model).eval()(*inputs).numpy()
     providers = ["CPUExecutionProvider"]
     encoder = onnxruntime.InferenceSession(str(encode), providers=providers)
     decoder = onnxruntime.InferenceSession(str(decode), providers=providers)
     latents_onnx = encoder.run(None, {"references": references, "faces": faces})[0]
-    actual = decoder.run(None, {"landmark_images": drawn, "latents": latents_onnx})[0]
+    rows = {"landmark_images": drawn, "latents": latents_onnx, "references": given, "flows": flows}
+    actual = decoder.run(None, rows)[0]
     error = np.square(expected.astype(np.float64) - actual).mean()
     return float(10 * np.log10(255**2 / max(error, 1e-9)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,13 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from mytalk.errors import BadInput
+from mytalk.landmarks.draw import draw_landmarks
+from mytalk.landmarks.layout import load_layout
+from mytalk.landmarks.warp import reference_flows
 from mytalk.models.appearance import AppearanceModel
 from mytalk.models.streaming import AppearanceEncoders
 
-Inputs = dict[str, npt.NDArray[np.float32]]
+Inputs = dict[str, npt.NDArray[Any]]
 
 
 class _Reader(CalibrationDataReader):
@@ -31,19 +35,26 @@ class _Reader(CalibrationDataReader):
 
 
 def _samples(model: AppearanceModel, calibration: Path, *, held_out: bool) -> list[Inputs]:
-    """Decoder inputs of real frames: landmark image [1, 3, 256, 256] and latents [1, app + 48, 40, 44]."""
+    """Decoder inputs of real frames, one each, by name (see ``AppearanceDecoder``)."""
     try:
         with np.load(calibration, allow_pickle=False) as data:
             chosen = data["held_out"] == held_out
-            references, faces, drawn = (data[key][chosen] for key in ("references", "faces", "drawn"))
+            rows = [data[key][chosen] for key in ("references", "reference_points", "faces", "face_points")]
     except (OSError, KeyError, ValueError) as error:
         raise BadInput(f"{calibration}: not a file of training.calibration ({error})") from error
-    encoders, samples = AppearanceEncoders(model).eval(), []
-    for clip_references, clip_faces, clip_drawn in zip(references, faces, drawn, strict=True):
+    encoders, layout, samples = AppearanceEncoders(model).eval(), load_layout(), []
+    for references, reference_points, faces, face_points in zip(*rows, strict=True):
         with torch.no_grad():
-            latents = encoders(torch.from_numpy(clip_references), torch.from_numpy(clip_faces)).numpy()
-        for row, image in enumerate(clip_drawn.astype(np.float32)):
-            samples.append({"landmark_images": image[None], "latents": latents[row : row + 1]})
+            latents = encoders(torch.from_numpy(references), torch.from_numpy(faces)).numpy()
+        for row, points in enumerate(face_points):
+            samples.append(
+                {
+                    "landmark_images": draw_landmarks(points, layout)[None],
+                    "latents": latents[row : row + 1],
+                    "references": references[None],
+                    "flows": reference_flows(points, reference_points, layout)[None],
+                }
+            )
     return samples
 
 

@@ -22,9 +22,9 @@ from mytalk.errors import BadInput
 from mytalk.landmarks.layout import Layout, load_layout
 from mytalk.landmarks.normalise import CROP, Poses, crop_matrices, upper_displacement
 from mytalk.media import read_at_rate
-from mytalk.types import F32, U8
+from mytalk.types import F32, U8, LipReferences
 
-FORMAT = 1
+FORMAT = 2
 CARD, CLIP, LANDMARKS = "actor.toml", "clip.mp4", "landmarks.npz"
 REFERENCES = ("reference_0.png", "reference_1.png", "reference_2.png")
 FILES = (CLIP, LANDMARKS, *REFERENCES)
@@ -79,9 +79,9 @@ class Actor:
     """A loaded package. The pictures are decoded at first use; ``close`` frees them for the time being."""
 
     def __init__(
-        self, folder: Path, card: ActorCard, fingerprint: str, motion: ActorMotion, references: U8
+        self, folder: Path, card: ActorCard, fingerprint: str, motion: ActorMotion, references: LipReferences
     ) -> None:
-        """fingerprint: hash over all files. references: uint8 [3, 256, 256, 3], lip reference crops."""
+        """fingerprint: hash over all files."""
         self.folder, self.card, self.fingerprint = folder, card, fingerprint
         self.motion, self.references = motion, references
         self.layout: Layout = load_layout(card.layout)
@@ -120,7 +120,7 @@ def _toml_string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def write_package(folder: Path, card: ActorCard, motion: ActorMotion, references: U8) -> None:
+def write_package(folder: Path, card: ActorCard, motion: ActorMotion, references: LipReferences) -> None:
     """Complete a package in ``folder``, where the clip lies already: landmarks, references, the card last."""
     check_name(card.name)
     np.savez_compressed(
@@ -131,8 +131,9 @@ def write_package(folder: Path, card: ActorCard, motion: ActorMotion, references
         canonical=motion.canonical.astype(np.float16),
         rest=motion.rest.astype(np.float32),
         order=motion.order.astype(np.int32),
+        reference_points=references.points.astype(np.float32),
     )
-    for name, picture in zip(REFERENCES, references, strict=True):
+    for name, picture in zip(REFERENCES, references.pictures, strict=True):
         Image.fromarray(picture).save(folder / name)
     lines = [f"format = {FORMAT}"]
     for key, value in asdict(card).items():
@@ -168,8 +169,9 @@ def _parse_card(raw: dict[str, Any], path: Path) -> tuple[ActorCard, dict[str, s
     version, hashes = raw.pop("format", None), raw.pop("sha256", None)
     if not isinstance(version, int) or version < 1:
         raise BadInput(f"{path}: 'format' is missing")
-    if version > FORMAT:
-        raise BadInput(f"{path}: made by a newer mytalk (format {version}; this one reads {FORMAT})")
+    if version != FORMAT:
+        other = "a newer mytalk" if version > FORMAT else "an older mytalk; make it anew from its video"
+        raise BadInput(f"{path}: made by {other} (format {version}; this one reads {FORMAT})")
     types = {field.name: {"int": int, "str": str}[str(field.type)] for field in fields(ActorCard)}
     for wrong, keys in (("unknown", raw.keys() - types.keys()), ("missing", types.keys() - raw.keys())):
         if keys:
@@ -182,7 +184,8 @@ def _parse_card(raw: dict[str, Any], path: Path) -> tuple[ActorCard, dict[str, s
     return ActorCard(**raw), {name: str(value) for name, value in hashes.items()}
 
 
-def _read_motion(path: Path, card: ActorCard) -> ActorMotion:
+def _read_motion(path: Path, card: ActorCard) -> tuple[ActorMotion, F32]:
+    """What is known of the frames, and the landmarks of the references, float32 [3, K, 2]."""
     points, frames = load_layout(card.layout).points, card.frames
     shapes: dict[str, tuple[int, ...]] = {
         "scale": (frames,),
@@ -190,6 +193,7 @@ def _read_motion(path: Path, card: ActorCard) -> ActorMotion:
         "translation": (frames, 3),
         "canonical": (frames, points, 3),
         "rest": (points, 3),
+        "reference_points": (len(REFERENCES), points, 2),
     }
     try:
         with np.load(path, allow_pickle=False) as raw:
@@ -203,7 +207,7 @@ def _read_motion(path: Path, card: ActorCard) -> ActorMotion:
     if order.ndim != 1 or len(order) == 0 or order.min() < 0 or order.max() >= frames:
         raise BadInput(f"{path}: order must name frames of the clip")
     poses = Poses(arrays["scale"], arrays["rotation"], arrays["translation"])
-    return ActorMotion(poses, arrays["canonical"], arrays["rest"], order)
+    return ActorMotion(poses, arrays["canonical"], arrays["rest"], order), arrays["reference_points"]
 
 
 def _read_references(folder: Path) -> U8:
@@ -226,9 +230,9 @@ def load_actor(folder: Path) -> Actor:
             raise BadInput(
                 f"{folder / name}: altered since the actor was made (its hash is not the one in {CARD})"
             )
-    motion = _read_motion(folder / LANDMARKS, card)
+    motion, reference_points = _read_motion(folder / LANDMARKS, card)
     try:
-        references = _read_references(folder)
+        references = LipReferences(_read_references(folder), reference_points)
     except OSError as error:
         raise BadInput(f"{folder}: a reference picture cannot be read ({error})") from error
     joined = "".join(hashes[name] for name in FILES)

@@ -29,7 +29,7 @@ from mytalk.actor import (
 from mytalk.clock import FPS
 from mytalk.compose import crop, face_part
 from mytalk.errors import BadInput
-from mytalk.faces import FaceTrack, pick_references, track_face
+from mytalk.faces import FaceTrack, pick_references, track_crop_landmarks, track_face
 from mytalk.follow import FaceChoice, find_face
 from mytalk.landmarks.detect import POINTS
 from mytalk.landmarks.layout import Layout, load_layout
@@ -37,7 +37,7 @@ from mytalk.landmarks.normalise import CROP, Poses, crop_matrices, from_canonica
 from mytalk.media import VideoInfo, frames_at_rate, probe_video, scaled_size
 from mytalk.picture import Box, Picture
 from mytalk.spool import Spool
-from mytalk.types import F32, U8
+from mytalk.types import F32, U8, LipReferences
 from mytalk.video_out import VideoWriter
 
 SYNTHETIC = "Synthetic person: nobody's likeness"  # consent of a person who does not exist
@@ -244,6 +244,7 @@ def _make(
         progress("writing the actor", 0, 1)
     frame, references = _framing(track, kept, info), list(pick_references(track))
     matrices = crop_matrices(track.poses)
+    reference_points = track_crop_landmarks(track, references, matrices)
     matrices[:, 0] /= float(info.aspect)
     crops = _write_clip(
         video, source, info, folder / CLIP, frame=frame, kept=kept, references=references, matrices=matrices
@@ -262,7 +263,7 @@ def _make(
     )
     poses = _in_frame(track.poses.select(kept), frame, float(info.aspect))
     motion = ActorMotion(poses, track.canonical(kept), track.rest, order)
-    write_package(folder, card, motion, crops)
+    write_package(folder, card, motion, LipReferences(crops, reference_points))
     if progress is not None:
         progress("writing the actor", 1, 1)
 

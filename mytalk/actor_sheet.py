@@ -7,8 +7,9 @@ from PIL import Image, ImageDraw
 
 from mytalk.actor import Actor
 from mytalk.compose import crop, hidden_mask
+from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.normalise import CROP
-from mytalk.renderer import Renderer, landmark_image
+from mytalk.renderer import Renderer, crop_landmarks
 from mytalk.types import U8, FrameSpec, PictureJob
 
 COLUMNS = 4  # moments of the clip
@@ -42,7 +43,7 @@ def contact_sheet(actor: Actor, renderer: Renderer | None = None) -> U8:
     masked = [np.where(hidden > 0, 128, c).astype(np.uint8) for c in crops]
     drawn = []
     for i, face in zip(moments, crops, strict=True):
-        image = landmark_image(
+        points = crop_landmarks(
             motion.rest,
             motion.canonical[i],
             (motion.canonical[i] - motion.rest)[actor.layout.compact],
@@ -50,6 +51,7 @@ def contact_sheet(actor: Actor, renderer: Renderer | None = None) -> U8:
             matrix=actor.matrices[i],
             layout=actor.layout,
         )
+        image = draw_landmarks(points, actor.layout)
         drawn.append(np.maximum(face * 0.6, image.transpose(1, 2, 0) * 255).astype(np.uint8))
     rows = [
         _row(
@@ -59,7 +61,7 @@ def contact_sheet(actor: Actor, renderer: Renderer | None = None) -> U8:
         _row("face crops", crops),
         _row("what the encoder sees of them (grey is hidden)", masked),
         _row("landmarks drawn over them", drawn),
-        _row("lip references: closed, half open, open", list(actor.references)),
+        _row("lip references: closed, half open, open", list(actor.references.pictures)),
     ]
     if renderer is not None:
         specs = tuple(FrameSpec(i, None) for i in moments)

@@ -22,17 +22,17 @@ from mytalk.compose import crop, face_part, paste
 from mytalk.dub_motion import MotionBetween, speech_motion
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput
-from mytalk.faces import FaceTrack, pick_references, track_face
+from mytalk.faces import FaceTrack, pick_references, track_crop_landmarks, track_face
 from mytalk.follow import FaceChoice, find_face
 from mytalk.landmarks.detect import POINTS
 from mytalk.landmarks.layout import Layout, load_layout
 from mytalk.landmarks.normalise import CROP, crop_matrices
 from mytalk.media import VideoInfo, check_file, probe_video, read_frames, read_speech
 from mytalk.picture import Box, Picture
-from mytalk.renderer import check_fit, landmark_image
+from mytalk.renderer import check_fit, crop_landmarks, decode_landmarks
 from mytalk.spool import Spool
 from mytalk.timeline import Timeline, pictures_back_and_forth, pictures_from, timeline
-from mytalk.types import F32, U8
+from mytalk.types import F32, U8, LipReferences
 from mytalk.video_out import VideoWriter
 
 OUTPUT_CRF = 16
@@ -63,7 +63,7 @@ class _Source:
     """The video as far as it is used, and the face in it.
 
     matrices: float32 [F, 2, 3], crop → square pixels; coded: crop → pixels as coded. strength: float32 [F],
-    how much of our face is shown. references: uint8 [3, 256, 256, 3].
+    how much of our face is shown.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class _Source:
     matrices: F32
     coded: F32
     strength: F32
-    references: U8
+    references: LipReferences
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +118,13 @@ def _open_source(
     matrices = crop_matrices(track.poses)
     coded = matrices.copy()
     coded[:, 0] /= float(info.aspect)
-    references = []
-    for frame in pick_references(track):
+    references, picked = [], pick_references(track)
+    for frame in picked:
         part = face_part(next(pictures_from(video, info, stamps, frame)), coded[frame])
         references.append(np.zeros((CROP, CROP, 3), np.uint8) if part is None else crop(part[1], part[2]))
     strength = track.strength(max(1, round(FADE_S * line.fps)))
-    return _Source(video, info, line, track, matrices, coded, strength, np.stack(references))
+    lips = LipReferences(np.stack(references), track_crop_landmarks(track, picked, matrices))
+    return _Source(video, info, line, track, matrices, coded, strength, lips)
 
 
 def _motion(source: _Source, plan: _Plan, speech: Path, engine: Engine, layout: Layout) -> MotionBetween:
@@ -154,20 +155,19 @@ def _batch_rendered(
         return out
     faces = np.stack([crop(rgb, inner) for _, (_, rgb, inner) in todo])
     own = track.canonical(shown[[place for place, _ in todo]])
-    images = np.stack(
-        [
-            landmark_image(
-                track.rest,
-                own[k],
-                motion[place],
-                pose=track.poses.select(slice(shown[place], shown[place] + 1)),
-                matrix=source.matrices[shown[place]],
-                layout=layout,
-            )
-            for k, (place, _) in enumerate(todo)
-        ]
-    )
-    made = engine.decode(images, engine.encode_appearance(source.references, faces))
+    points = [
+        crop_landmarks(
+            track.rest,
+            own[k],
+            motion[place],
+            pose=track.poses.select(slice(shown[place], shown[place] + 1)),
+            matrix=source.matrices[shown[place]],
+            layout=layout,
+        )
+        for k, (place, _) in enumerate(todo)
+    ]
+    latents = engine.encode_appearance(source.references.pictures, faces)
+    made = decode_landmarks(engine, points, latents, source.references, layout)
     for (place, (box, rgb, inner)), face in zip(todo, made, strict=True):
         pasted = paste(rgb, face, inner, float(source.strength[shown[place]]))
         out[place] = batch[place].with_rgb(box, rgb, pasted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +14,8 @@ from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import (
     STEADY_REACH,
     Poses,
+    frame_to_crop,
+    from_canonical,
     mouth_opening,
     poses_of,
     rigid_shape,
@@ -202,6 +204,16 @@ def track_face(points: Spool, landmarks: Spool, layout: Layout, what: str) -> Fa
     while len(landmarks) < len(present):
         landmarks.append(stand_in)
     return FaceTrack(present, segments, poses, opening, _rest(landmarks, opening, frames), landmarks)
+
+
+def track_crop_landmarks(track: FaceTrack, frames: Sequence[int], matrices: F32) -> F32:
+    """The face's own landmarks in some frames, float32 [n, K, 2], pixels of their crops.
+
+    matrices: float32 [F, 2, 3], crop → square pixels, of every frame.
+    """
+    index = np.array(frames, np.intp)
+    points = from_canonical(track.canonical(index), track.poses.select(index))[:, :, :2]
+    return np.stack([frame_to_crop(p, matrices[i]) for p, i in zip(points, index, strict=True)])
 
 
 def pick_references(track: FaceTrack) -> tuple[int, int, int]:

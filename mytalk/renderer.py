@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mytalk.errors import BadInput
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import CROP, Poses, frame_to_crop, from_canonical
+from mytalk.landmarks.warp import reference_flows
 from mytalk.prepared import PreparedCache
 from mytalk.types import (
     F32,
@@ -23,6 +25,7 @@ from mytalk.types import (
     FrameSpec,
     Job,
     JobResult,
+    LipReferences,
     MotionJob,
     MotionState,
     PictureJob,
@@ -34,10 +37,10 @@ LATENTS = "latents"  # kind of cached array; idle faces also depend on the engin
 FLASH_PEAK = 0.7  # the test card flashes while the speech is louder than this (0..1)
 
 
-def landmark_image(
+def crop_landmarks(
     rest: F32, own: F32, displacement: F32 | None, *, pose: Poses, matrix: F32, layout: Layout
 ) -> F32:
-    """Landmark image of one frame, float32 [3, 256, 256].
+    """Landmarks of one frame as they are to be shown, float32 [K, 2], crop pixels.
 
     rest: float32 [K, 3] canonical. own: float32 [K, 3], the frame's own canonical landmarks: what speech does
     not move (eyes, brows, nose) stays as filmed. displacement: float32 [Kc, 3] of the compact points from the
@@ -47,8 +50,31 @@ def landmark_image(
     face[layout.compact] = rest[layout.compact]
     if displacement is not None:
         face[layout.compact] += displacement
-    points = from_canonical(face[None], pose)[0, :, :2]
-    return draw_landmarks(frame_to_crop(points, matrix), layout)
+    return frame_to_crop(from_canonical(face[None], pose)[0, :, :2], matrix)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What the decoder is told of B pictures, besides latents: see ``Engine.decode``."""
+
+    images: F32
+    references: U8
+    flows: F32
+
+
+def draw(points: Sequence[F32], references: LipReferences, layout: Layout) -> Drawn:
+    """The decoder's inputs for crop landmarks float32 [K, 2] each."""
+    images = np.stack([draw_landmarks(p, layout) for p in points])
+    flows = np.stack([reference_flows(p, references.points, layout) for p in points])
+    return Drawn(images, np.repeat(references.pictures[None], len(points), axis=0), flows)
+
+
+def decode_landmarks(
+    engine: Engine, points: Sequence[F32], latents: F32, references: LipReferences, layout: Layout
+) -> U8:
+    """Pictures uint8 [B, 256, 256, 3] of crop landmarks [K, 2] each; latents: [B, Ca, h, w]."""
+    drawn = draw(points, references, layout)
+    return engine.decode(drawn.images, latents, drawn.references, drawn.flows)
 
 
 def check_fit(engine: Engine, layout: Layout) -> None:
@@ -160,7 +186,7 @@ class Renderer:
         batch = range(self._encoded, min(self._encoded + frames, count))
         if batch:
             faces = np.stack([crop(self._pictures[i], actor.matrices[i]) for i in batch])
-            latents = self._engine.encode_appearance(actor.references, faces).astype(np.float16)
+            latents = self._engine.encode_appearance(actor.references.pictures, faces).astype(np.float16)
             if self._latents is None:
                 self._latents = np.empty((count, *latents.shape[1:]), np.float16)
                 self._unsaved.add(LATENTS)
@@ -211,9 +237,9 @@ class Renderer:
             return PictureResult(())
         times = [self._clock()]
         index = np.array([spec.clip_index for spec in job.frames])
-        images = self._draw(job.frames)
+        drawn = self._draw(job.frames)
         times.append(self._clock())
-        rendered = self._engine.decode(images, self._latents[index])
+        rendered = self._decode(drawn, self._latents[index])
         times.append(self._clock())
         pictures = tuple(self._finish(spec, face) for spec, face in zip(job.frames, rendered, strict=True))
         times.append(self._clock())
@@ -221,22 +247,23 @@ class Renderer:
             self.durations_s[stage] = end - begin
         return PictureResult(pictures)
 
-    def _draw(self, frames: Sequence[FrameSpec]) -> F32:
-        """Landmark images, float32 [B, 3, 256, 256]."""
+    def _draw(self, frames: Sequence[FrameSpec]) -> Drawn:
         actor, motion = self._actor, self._actor.motion
-        return np.stack(
-            [
-                landmark_image(
-                    motion.rest,
-                    motion.canonical[spec.clip_index],
-                    spec.displacement,
-                    pose=motion.poses.select(slice(spec.clip_index, spec.clip_index + 1)),
-                    matrix=actor.matrices[spec.clip_index],
-                    layout=actor.layout,
-                )
-                for spec in frames
-            ]
-        )
+        points = [
+            crop_landmarks(
+                motion.rest,
+                motion.canonical[spec.clip_index],
+                spec.displacement,
+                pose=motion.poses.select(slice(spec.clip_index, spec.clip_index + 1)),
+                matrix=actor.matrices[spec.clip_index],
+                layout=actor.layout,
+            )
+            for spec in frames
+        ]
+        return draw(points, actor.references, actor.layout)
+
+    def _decode(self, drawn: Drawn, latents: F32) -> U8:
+        return self._engine.decode(drawn.images, latents, drawn.references, drawn.flows)
 
     def _finish(self, spec: FrameSpec, face: U8) -> U8:
         picture = paste(self._pictures[spec.clip_index], face, self._actor.matrices[spec.clip_index])
@@ -253,7 +280,7 @@ class Renderer:
         index, count = self._idle_done, len(self._pictures)
         if index >= count or self._latents is None:
             return False
-        face = self._engine.decode(self._draw([FrameSpec(index, None)]), self._latents[index : index + 1])[0]
+        face = self._decode(self._draw([FrameSpec(index, None)]), self._latents[index : index + 1])[0]
         part = face[paste_box()]
         if self._cache is not None:
             if self._idle_faces is None:

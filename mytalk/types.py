@@ -13,6 +13,18 @@ I16 = npt.NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True)
+class LipReferences:
+    """Pictures of a person's mouth that the appearance model takes its pixels from (paper 3.4.1).
+
+    pictures: uint8 [3, 256, 256, 3], crops: mouth closed, half open, open. points: float32 [3, K, 2], their
+    landmarks in crop pixels.
+    """
+
+    pictures: U8
+    points: F32
+
+
+@dataclass(frozen=True, slots=True)
 class MotionState:
     """What the motion model remembers of the frames already shown; explicit, never mutated.
 

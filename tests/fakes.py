@@ -10,6 +10,7 @@ import numpy as np
 from mytalk.clock import FRAME_S
 from mytalk.config import SessionConfig
 from mytalk.engines.engine import EngineSpec
+from mytalk.landmarks.warp import flow_shape
 from mytalk.motion import left_mel_frames
 from mytalk.session import TalkSession
 from mytalk.speech import MEL_FRAMES_PER_FRAME, SILENCE
@@ -85,10 +86,12 @@ class FakeEngine:
         small = faces.reshape(len(faces), 64, 4, 64, 4, 3).mean(axis=(2, 4)) / 255.0
         return np.ascontiguousarray(small.transpose(0, 3, 1, 2), dtype=np.float32)
 
-    def decode(self, landmark_images: F32, latents: F32) -> U8:
+    def decode(self, landmark_images: F32, latents: F32, references: U8, flows: F32) -> U8:
         self.decode_calls += 1
         assert landmark_images.shape[1:] == (3, 256, 256)
         assert latents.shape == (len(landmark_images), 3, 64, 64)
+        assert references.shape == (len(landmark_images), 3, 256, 256, 3)
+        assert flows.shape == (len(landmark_images), 3, 2, *flow_shape())
         face = latents.astype(np.float32).repeat(4, axis=2).repeat(4, axis=3)
         mixed = np.clip(0.6 * face + 0.4 * landmark_images, 0.0, 1.0) * 255.0
         return np.ascontiguousarray(mixed.transpose(0, 2, 3, 1).round().astype(np.uint8))

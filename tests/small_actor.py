@@ -10,8 +10,8 @@ import numpy as np
 
 from mytalk.actor import ActorCard, ActorMotion, play_order_ping_pong, write_package
 from mytalk.landmarks.layout import load_layout
-from mytalk.landmarks.normalise import Poses
-from mytalk.types import F32, I16, U8
+from mytalk.landmarks.normalise import Poses, crop_matrices, frame_to_crop
+from mytalk.types import F32, I16, U8, LipReferences
 from mytalk.video_out import VideoWriter
 from tests.fakes import FAKE_SPEC, FakeEngine
 
@@ -87,6 +87,7 @@ def write_small_actor(folder: Path, frames: int = 6, name: str = "tiny") -> Path
     motion = ActorMotion(
         still_poses(frames), template_face(frames), LAYOUT.template, play_order_ping_pong(frames)
     )
-    references = np.stack([np.full((256, 256, 3), level, np.uint8) for level in (60, 120, 180)])
-    write_package(folder, card, motion, references)
+    pictures = np.stack([np.full((256, 256, 3), level, np.uint8) for level in (60, 120, 180)])
+    points = frame_to_crop(template_face(1)[0, :, :2] * 50 + (80, 50), crop_matrices(still_poses(1))[0])
+    write_package(folder, card, motion, LipReferences(pictures, np.stack([points] * 3)))
     return folder

@@ -39,8 +39,9 @@ def test_a_package_loads_as_it_was_written(folder: Path) -> None:
     np.testing.assert_allclose(actor.motion.canonical, template_face(6), atol=2e-3)
     assert actor.upper.shape == (6, 2 * len(LAYOUT.upper))
     assert actor.matrices.shape == (6, 2, 3)
-    assert actor.references.shape == (3, 256, 256, 3)
-    assert actor.references[:, 0, 0, 0].tolist() == [60, 120, 180]
+    assert actor.references.pictures.shape == (3, 256, 256, 3)
+    assert actor.references.pictures[:, 0, 0, 0].tolist() == [60, 120, 180]
+    assert actor.references.points.shape == (3, LAYOUT.points, 2)
 
 
 def test_pictures_can_be_freed_and_come_back(folder: Path) -> None:
@@ -77,8 +78,9 @@ def edit_card(folder: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("format = 1", "format = 2", "newer mytalk"),
-        ("format = 1\n", "", "'format' is missing"),
+        ("format = 2", "format = 3", "newer mytalk"),
+        ("format = 2", "format = 1", "older mytalk"),
+        ("format = 2\n", "", "'format' is missing"),
         ("fps = 25", "fps = 30", "fps must be 25"),
         ("fps = 25", 'fps = "25"', "fps must be a whole number"),
         ("fps = 25", "fps = 25\ncolour = 3", "unknown key colour"),
@@ -121,7 +123,7 @@ def test_listing_tells_broken_ones_apart(tmp_path: Path) -> None:
     for name in ("zoe", "ada"):
         write_small_actor(actors / name, frames=2, name=name)
     write_small_actor(actors / "broken", frames=2, name="broken")
-    edit_card(actors / "broken", "format = 1", "format = 99")
+    edit_card(actors / "broken", "format = 2", "format = 99")
     problems: list[BadInput] = []
     found = list_actors([actors, actors / "zoe", tmp_path / "none"], problems.append)
     assert [(info.name, info.folder) for info in found] == [("ada", actors / "ada"), ("zoe", actors / "zoe")]

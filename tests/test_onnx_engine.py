@@ -14,6 +14,7 @@ from mytalk.engines.onnx import has_vnni
 from mytalk.errors import BadInput, EngineFailed
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import load_layout
+from mytalk.landmarks.warp import flow_shape
 from mytalk.motion import hop_noise, mel_context
 from mytalk.types import MotionJob
 
@@ -81,17 +82,23 @@ def test_memory_is_bounded_however_long_the_speech(engine):
     assert state.keys.shape == engine.initial_state().keys.shape
 
 
+def some_flows(random, count):
+    return random.normal(0, 5, (count, 3, 2, *flow_shape())).astype(np.float32)
+
+
 def test_pictures_do_not_depend_on_their_batch(engine):
     random = np.random.default_rng(0)
     references, faces = (random.integers(0, 256, (3, 256, 256, 3), dtype=np.uint8) for _ in range(2))
     latents = engine.encode_appearance(references, faces)
     assert len(latents) == 3
     drawn = random.random((3, 3, 256, 256), dtype=np.float32)
-    together = engine.decode(drawn, latents)
+    seen, flows = np.repeat(references[None], 3, axis=0), some_flows(random, 3)
+    together = engine.decode(drawn, latents, seen, flows)
     assert together.shape == (3, 256, 256, 3)
     assert together.dtype == np.uint8
     for i in range(3):
-        alone = engine.decode(drawn[i : i + 1], latents[i : i + 1])
+        one = slice(i, i + 1)
+        alone = engine.decode(drawn[one], latents[one], seen[one], flows[one])
         assert np.abs(alone[0].astype(int) - together[i]).max() <= 1
 
 
@@ -104,7 +111,8 @@ def test_int8_pictures_are_the_float_ones_but_for_rounding(engine):
     points = (layout.template[:, :2] - (0.0, 1.0)) * (256 / 2.4) + 128
     drawn = np.repeat(draw_landmarks(points.astype(np.float32), layout)[None], 2, axis=0)
     engines = [load_engine(name, default_bundle(), 1) for name in ("onnx-fp32", "onnx-int8")]
-    one, two = (which.decode(drawn, latents)[:, 96:256, 40:216].astype(float) for which in engines)
+    given = (drawn, latents, np.repeat(references[None], 2, axis=0), some_flows(random, 2))
+    one, two = (which.decode(*given)[:, 96:256, 40:216].astype(float) for which in engines)
     assert 10 * np.log10(255**2 / np.square(one - two).mean()) > 36
 
 

@@ -9,8 +9,9 @@ import pytest
 from mytalk.actor import Actor, load_actor
 from mytalk.compose import crop, hidden_mask
 from mytalk.errors import BadInput
+from mytalk.landmarks.draw import draw_landmarks
 from mytalk.prepared import PreparedCache
-from mytalk.renderer import Renderer, landmark_image
+from mytalk.renderer import Renderer, crop_landmarks
 from mytalk.types import FrameSpec, MotionJob, MotionResult, PictureJob, PictureResult
 from tests.fakes import FAKE_SPEC, FakeClock, FakeEngine
 from tests.small_actor import LAYOUT, SPEC, fitting_engine, still_poses, write_small_actor
@@ -215,16 +216,16 @@ def test_only_compact_landmarks_follow_the_speech(actor: Actor) -> None:
     own[LAYOUT.upper, 1] += 0.1  # raised brows, as filmed
     own[LAYOUT.compact, 1] += 0.5  # talking, as filmed: must not show
     pose, matrix = still_poses(1), actor.matrices[0]
-    filmed = landmark_image(LAYOUT.template, own, None, pose=pose, matrix=matrix, layout=LAYOUT)
-    still = landmark_image(LAYOUT.template, LAYOUT.template, None, pose=pose, matrix=matrix, layout=LAYOUT)
-    assert filmed.shape == (3, 256, 256)
-    np.testing.assert_array_equal(filmed[:2], still[:2])  # lips at rest
-    assert (filmed[2] != still[2]).any()  # eyes as filmed
+    filmed = crop_landmarks(LAYOUT.template, own, None, pose=pose, matrix=matrix, layout=LAYOUT)
+    still = crop_landmarks(LAYOUT.template, LAYOUT.template, None, pose=pose, matrix=matrix, layout=LAYOUT)
+    assert filmed.shape == (LAYOUT.points, 2)
+    np.testing.assert_array_equal(filmed[LAYOUT.lips], still[LAYOUT.lips])  # lips at rest
+    assert (filmed[LAYOUT.upper] != still[LAYOUT.upper]).any()  # brows as filmed
 
 
 def test_landmarks_lie_where_the_crop_shows_them(actor: Actor) -> None:
     """Inner lips of the mean face are drawn where the crop matrix puts them."""
-    image = landmark_image(
+    points = crop_landmarks(
         LAYOUT.template,
         LAYOUT.template,
         None,
@@ -232,6 +233,7 @@ def test_landmarks_lie_where_the_crop_shows_them(actor: Actor) -> None:
         matrix=actor.matrices[0],
         layout=LAYOUT,
     )
+    image = draw_landmarks(points, LAYOUT)
     rows, columns = np.nonzero(image[1] > 0.5)
     pixel = actor.matrices[0] @ np.array([columns.mean() + 0.5, rows.mean() + 0.5, 1.0])
     lips = LAYOUT.template[LAYOUT.mouth_gap.ravel(), :2].mean(axis=0) * 50 + np.array([80, 50])

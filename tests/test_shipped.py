@@ -22,7 +22,7 @@ def test_every_bundled_actor_loads_and_fits_the_bundled_weights() -> None:
         actor = load_actor(info.folder)
         check_fit(engine, actor.layout)
         assert "ICT-FaceKit" in actor.card.licence
-        assert actor.references.shape == (3, 256, 256, 3)
+        assert actor.references.pictures.shape == (3, 256, 256, 3)
         assert np.isfinite(actor.upper).all()
         assert actor.upper.shape == (actor.card.frames, engine.spec.upper)
 

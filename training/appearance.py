@@ -20,6 +20,9 @@ from torch import Tensor
 
 from mytalk.compose import hidden_mask
 from mytalk.errors import MyTalkError
+from mytalk.landmarks.draw import draw_landmarks
+from mytalk.landmarks.layout import load_layout
+from mytalk.landmarks.warp import reference_flows
 from mytalk.models.appearance import (
     STRIDE,
     WINDOW_COLUMNS,
@@ -29,12 +32,13 @@ from mytalk.models.appearance import (
     PatchDiscriminator,
 )
 from mytalk.types import F32, U8
-from training.data import HELD_OUT_TAIL, Clip, draw_for_crop, is_validation, list_clips, prefetch
+from training.data import HELD_OUT_TAIL, Clip, crop_points, is_validation, list_clips, prefetch
 from training.loop import Average, load_checkpoint, load_config, run_arguments, save_checkpoint
 
 TOP, BOTTOM = (row * STRIDE for row in WINDOW_ROWS)
 LEFT, RIGHT = (column * STRIDE for column in WINDOW_COLUMNS)
 LIP_CENTRE_POINTS = (13, 14, 61, 291)
+REFERENCE_RANKS = ((0.0, 0.2), (0.6, 0.85), (0.9, 1.0))  # closed, half open, open: ranks by mouth opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,10 @@ class AppearanceRun:
     adversarial_patch: int = 96
     average_decay: float = 0.998
     neighbour_frames: int = 5
+    posed_references_share: float = 0.6  # references picked by opening, as for an actor; the rest at random
+    landmark_shift_px: float = 0.4
+    landmark_noise_px: float = 0.25
+    soft_share: float = 0.15
     seed: int = 1
 
 
@@ -63,13 +71,14 @@ class AppearanceRun:
 class Batch:
     """K pictures of each of C clips, float32 windows in 0..1.
 
-    references [C, 3, 3, 160, 176]; targets, images [C·K, 3, 160, 176]; weights [C·K, 1, 160, 176];
-    mouths int [C·K, 2] (x, y).
+    references [C, 3, 3, 160, 176]; targets, images [C·K, 3, 160, 176]; flows [C·K, 3, 2, 36, 36], crop
+    pixels; weights [C·K, 1, 160, 176]; mouths int [C·K, 2] (x, y).
     """
 
     references: Tensor
     targets: Tensor
     images: Tensor
+    flows: Tensor
     weights: Tensor
     mouths: Tensor
 
@@ -104,7 +113,13 @@ class Batches:
         targets = np.where(self.random.random(self.run.targets_per_clip) < 0.5, by_opening, uniform)
         distance = np.abs(picked[usable][:, None] - picked[targets][None]).min(axis=1)
         far = usable[distance > self.run.neighbour_frames]
-        return targets, self.random.choice(far if len(far) >= 3 else usable, 3, replace=False)
+        if len(far) < 3:
+            far = usable
+        if self.random.random() > self.run.posed_references_share:
+            return targets, self.random.choice(far, 3, replace=False)
+        ordered = far[np.argsort(opening[picked[far]])]
+        ranks = [self.random.uniform(low, high) * (len(far) - 1) for low, high in REFERENCE_RANKS]
+        return targets, ordered[np.round(ranks).astype(int)]
 
     def _look(self, clip: Clip, pictures: F32) -> F32:
         """One colour change for all of a clip (not for the demo actors, whose look must be exact)."""
@@ -112,49 +127,58 @@ class Batches:
             return pictures
         gain = self.random.uniform(0.75, 1.2) * self.random.uniform(0.9, 1.1, (3, 1, 1))
         gamma = self.random.uniform(0.8, 1.25)
-        return np.clip(np.power(pictures, gamma) * gain, 0, 1).astype(np.float32)
+        changed: F32 = np.clip(np.power(pictures, gamma) * gain, 0, 1).astype(np.float32)
+        if self.random.random() < self.run.soft_share:
+            # A person filmed from afar: the window holds fewer pixels than it has room for.
+            pictures_t = torch.from_numpy(changed)
+            small = F.interpolate(pictures_t, scale_factor=self.random.uniform(0.4, 0.9), mode="area")
+            changed = F.interpolate(small, changed.shape[2:], mode="bicubic").clamp(0, 1).numpy()
+        return changed
+
+    def _landmarks(self, clip: Clip, picked: np.ndarray) -> F32:
+        """Crop landmarks float32 [n, K, 2] of some crops, disturbed as much as a detector is unsure."""
+        points = crop_points(self.arrays[clip.name], picked)
+        whole = self.random.normal(0, self.run.landmark_shift_px, (len(points), 1, 2))
+        each = self.random.normal(0, self.run.landmark_noise_px, points.shape)
+        return (points + whole + each).astype(np.float32)
 
     def draw(self) -> Batch:
         """One batch."""
-        references, targets, images, weights, mouths = [], [], [], [], []
-        rows, columns = np.mgrid[TOP:BOTTOM, LEFT:RIGHT] + 0.5
-        for _ in range(self.run.clips_per_batch):
-            clip = self._clip()
-            arrays, crops = self.arrays[clip.name], self.crops[clip.name]
-            target_index, reference_index = self._pick(clip)
-            index = np.concatenate([reference_index, target_index])
-            pictures = crops[index][:, TOP:BOTTOM, LEFT:RIGHT].transpose(0, 3, 1, 2).astype(np.float32) / 255
-            pictures = self._look(clip, pictures)
-            flip = clip.source != "actors" and self.random.random() < 0.5
-            frames = arrays["picked"][target_index]
-            drawn = np.stack([draw_for_crop(arrays["points"][f], arrays["matrices"][f]) for f in frames])
-            drawn = drawn[:, :, TOP:BOTTOM, LEFT:RIGHT]
-            centres = []
-            for f in frames:
-                matrix = arrays["matrices"][f]
-                mouth = arrays["points"][f][list(LIP_CENTRE_POINTS), :2].mean(axis=0)
-                centres.append(np.linalg.solve(matrix[:, :2], mouth - matrix[:, 2]))
-            near = np.stack(
-                [np.exp(-0.5 * (((columns - x) / 30) ** 2 + ((rows - y) / 24) ** 2)) for x, y in centres]
-            )
-            hidden = hidden_mask()[TOP:BOTTOM, LEFT:RIGHT]
-            weight = ((0.1 + 0.9 * hidden) * (1 + 4 * near)).astype(np.float32)[:, None]
-            mouth_xy = np.array(centres) - (LEFT, TOP)
-            if flip:
-                pictures, drawn, weight = pictures[..., ::-1], drawn[..., ::-1], weight[..., ::-1]
-                mouth_xy[:, 0] = RIGHT - LEFT - mouth_xy[:, 0]
-            references.append(pictures[:3])
-            targets.append(pictures[3:])
-            images.append(drawn)
-            weights.append(weight)
-            mouths.append(mouth_xy)
-        joined = (np.ascontiguousarray(np.concatenate(x)) for x in (targets, images, weights))
-        tensors = [torch.from_numpy(x) for x in joined]
+        parts = [self._draw_clip() for _ in range(self.run.clips_per_batch)]
+        references, *rest, mouths = zip(*parts, strict=True)
         return Batch(
             torch.from_numpy(np.ascontiguousarray(np.stack(references))),
-            *tensors,
+            *(torch.from_numpy(np.ascontiguousarray(np.concatenate(x))) for x in rest),
             torch.from_numpy(np.concatenate(mouths)).long(),
         )
+
+    def _draw_clip(self) -> tuple[np.ndarray, ...]:
+        """What one clip gives to a batch: the fields of ``Batch``, in order."""
+        clip = self._clip()
+        target_index, reference_index = self._pick(clip)
+        index = np.concatenate([reference_index, target_index])
+        pictures = self.crops[clip.name][index][:, TOP:BOTTOM, LEFT:RIGHT]
+        pictures = self._look(clip, pictures.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+        layout, points = load_layout(), self._landmarks(clip, index)
+        drawn = np.stack([draw_landmarks(p, layout) for p in points[3:]])[:, :, TOP:BOTTOM, LEFT:RIGHT]
+        flows = np.stack([reference_flows(p, points[:3], layout) for p in points[3:]])
+        mouths = points[3:, list(LIP_CENTRE_POINTS)].mean(axis=1)
+        weight = _loss_weight(mouths)
+        mouths -= (LEFT, TOP)
+        if clip.source != "actors" and self.random.random() < 0.5:
+            pictures, drawn, weight, flows = (x[..., ::-1] for x in (pictures, drawn, weight, flows))
+            flows = flows * np.array([-1, 1], np.float32)[:, None, None]
+            mouths[:, 0] = RIGHT - LEFT - mouths[:, 0]
+        return pictures[:3], pictures[3:], drawn, flows, weight, mouths
+
+
+def _loss_weight(mouths: F32) -> F32:
+    """Weight of every pixel of the window, float32 [n, 1, 160, 176]; mouths: centres in the crop [n, 2]."""
+    rows, columns = np.mgrid[TOP:BOTTOM, LEFT:RIGHT] + 0.5
+    near = np.stack([np.exp(-0.5 * (((columns - x) / 30) ** 2 + ((rows - y) / 24) ** 2)) for x, y in mouths])
+    hidden = hidden_mask()[TOP:BOTTOM, LEFT:RIGHT]
+    weight: F32 = ((0.1 + 0.9 * hidden) * (1 + 4 * near)).astype(np.float32)[:, None]
+    return weight
 
 
 def _sample(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -187,7 +211,8 @@ def reconstruct(model: AppearanceModel, batch: Batch) -> tuple[Tensor, Tensor]:
         lips = _sample(lip_mean, lip_logvar).repeat_interleave(targets_per_clip, 0)
         references = batch.references.repeat_interleave(targets_per_clip, 0)
         latents = model.latent(lips, _sample(face_mean, face_logvar), references)
-        out = model.decode(batch.images.contiguous(memory_format=channels_last), latents)
+        images = batch.images.contiguous(memory_format=channels_last)
+        out = model.decode(images, latents, references, batch.flows)
     return out.float(), _kl(lip_mean, lip_logvar) + _kl(face_mean, face_logvar)
 
 

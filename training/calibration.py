@@ -9,25 +9,25 @@ from pathlib import Path
 import numpy as np
 
 from mytalk.errors import BadInput, MyTalkError
-from training.data import Clip, draw_for_crop, is_validation, list_clips
+from training.data import Clip, crop_points, is_validation, list_clips
 
+PARTS = ("references", "reference_points", "faces", "face_points")
 CALIBRATION_CLIPS, CHECK_CLIPS, FRAMES_PER_CLIP = 24, 8, 3
 
 
-def _rows(clip: Clip, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rows(clip: Clip, random: np.random.Generator) -> tuple[np.ndarray, ...]:
     arrays, crops = clip.arrays(), clip.crops()
     picked = arrays["picked"]
     order = np.argsort(arrays["opening"][picked])
-    references = np.ascontiguousarray(crops[order[[0, len(order) // 2, len(order) - 1]]])
+    chosen = order[[int(rank * (len(order) - 1)) for rank in (0.03, 0.75, 0.97)]]
     index = random.choice(len(picked), FRAMES_PER_CLIP, replace=False)
-    drawn = [draw_for_crop(arrays["points"][picked[i]], arrays["matrices"][picked[i]]) for i in index]
-    return references, np.ascontiguousarray(crops[index]), np.stack(drawn).astype(np.float16)
+    return crops[chosen], crop_points(arrays, chosen), crops[index], crop_points(arrays, index)
 
 
 def write_calibration(data: Path, out: Path) -> int:
-    """Write references uint8 [N, 3, 256, 256, 3], faces uint8 [N, F, 256, 256, 3] and landmark images.
+    """Write references uint8 [N, 3, 256, 256, 3], faces uint8 [N, F, 256, 256, 3] and their crop landmarks.
 
-    Those are ``drawn``, float16 [N, F, 3, 256, 256]; ``held_out`` is bool [N].
+    Those are reference_points and face_points, float32 [N, 3 or F, K, 2]; held_out is bool [N].
 
     Returns N, the number of clips. Raises ``BadInput`` without clips to train on or held-out ones.
     """
@@ -40,9 +40,9 @@ def write_calibration(data: Path, out: Path) -> int:
     calibrate = actors + [seen[i] for i in random.permutation(len(seen))[:CALIBRATION_CLIPS]]
     check = [unseen[i] for i in random.permutation(len(unseen))[:CHECK_CLIPS]]
     rows = [_rows(clip, random) for clip in calibrate + check]
-    references, faces, drawn = (np.stack(part) for part in zip(*rows, strict=True))
+    parts = dict(zip(PARTS, (np.stack(part) for part in zip(*rows, strict=True)), strict=True))
     held_out = np.arange(len(rows)) >= len(calibrate)
-    np.savez_compressed(out, references=references, faces=faces, drawn=drawn, held_out=held_out)
+    np.savez_compressed(out, **parts, held_out=held_out)
     return len(rows)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mytalk.errors import BadInput
-from mytalk.landmarks.draw import draw_landmarks
-from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import frame_to_crop
 from mytalk.types import F32, U8
 
@@ -66,9 +64,10 @@ def is_validation(clip: Clip, clips: list[Clip]) -> bool:
     return clip.name in names[len(names) - len(names) // 10 :]
 
 
-def draw_for_crop(points: F32, matrix: F32) -> F32:
-    """Landmark image float32 [3, 256, 256] of frame-pixel points [478, 2]."""
-    return draw_landmarks(frame_to_crop(points, matrix), load_layout())
+def crop_points(arrays: dict[str, npt.NDArray[np.generic]], crops: Iterable[int]) -> F32:
+    """Landmarks float32 [n, K, 2] of some of a clip's crops, in their pixels."""
+    frames = [arrays["picked"][i] for i in crops]
+    return np.stack([frame_to_crop(arrays["points"][f], arrays["matrices"][f]) for f in frames])
 
 
 def prefetch(make: Callable[[], object], depth: int = 4) -> Iterator[object]:

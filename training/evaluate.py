@@ -22,10 +22,12 @@ from mytalk.compose import hidden_mask
 from mytalk.engines import default_bundle, load_engine
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput, MyTalkError
+from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import load_layout
 from mytalk.motion import hop_noise, mel_context
-from mytalk.types import F32, U8, MotionJob
-from training.data import HELD_OUT_TAIL, Clip, draw_for_crop, is_validation, list_clips
+from mytalk.renderer import decode_landmarks
+from mytalk.types import F32, U8, LipReferences, MotionJob
+from training.data import HELD_OUT_TAIL, Clip, crop_points, is_validation, list_clips
 from training.motion_data import MotionClip, load_motion_clip
 
 LIPS_BOX = (slice(112, 216), slice(64, 192))  # rows and columns of the crop around the mouth
@@ -154,12 +156,13 @@ def evaluate_appearance(engine: Engine, clips: list[Clip], per_clip: int = 8) ->
         usable, far = np.nonzero(picked >= border)[0], np.nonzero(picked < border)[0]
         index = usable[np.linspace(0, len(usable) - 1, per_clip).astype(int)]
         gap = arrays["opening"][picked[far]]
-        references = np.ascontiguousarray(crops[far[np.argsort(gap)[[0, len(gap) // 2, len(gap) - 1]]]])
-        drawn = np.stack(
-            [draw_for_crop(arrays["points"][picked[i]], arrays["matrices"][picked[i]]) for i in index]
-        )
-        true = np.ascontiguousarray(crops[index])
-        made = engine.decode(drawn, engine.encode_appearance(references, true))
+        # The ranks that an actor's references have (``mytalk.faces.pick_references``).
+        chosen = far[np.argsort(gap)[[int(rank * (len(gap) - 1)) for rank in (0.03, 0.75, 0.97)]]]
+        references = LipReferences(np.ascontiguousarray(crops[chosen]), crop_points(arrays, chosen))
+        points, true = crop_points(arrays, index), np.ascontiguousarray(crops[index])
+        latents = engine.encode_appearance(references.pictures, true)
+        made = decode_landmarks(engine, list(points), latents, references, load_layout())
+        drawn = np.stack([draw_landmarks(p, load_layout()) for p in points[:4]])
         error = np.square((made.astype(np.float32) - true) / 255).mean(axis=-1)
         lips = np.zeros_like(inside)
         lips[LIPS_BOX] = True
@@ -177,7 +180,7 @@ def evaluate_appearance(engine: Engine, clips: list[Clip], per_clip: int = 8) ->
             }
         )
         pasted = np.where(inside[..., None], made, true)
-        reference = np.concatenate([references[i % 3] for i in range(4)], axis=1)
+        reference = np.concatenate([references.pictures[i % 3] for i in range(4)], axis=1)
         lines = (drawn[:4].transpose(0, 2, 3, 1) * 255).astype(np.uint8)
         rows.append(
             np.concatenate(

@@ -58,9 +58,11 @@ class Engine(Protocol):
         """
         ...
 
-    def decode(self, landmark_images: F32, latents: F32) -> U8:
+    def decode(self, landmark_images: F32, latents: F32, references: U8, flows: F32) -> U8:
         """Lip pictures: uint8 RGB crops [B, 256, 256, 3].
 
         landmark_images: float32 [B, 3, 256, 256], 0..1. latents: rows of what ``encode_appearance`` gave.
+        references: uint8 [B, 3, 256, 256, 3], the reference crops that it was given. flows: float32
+        [B, 3, 2, h, w], where each of them holds what is wanted (``landmarks.warp.reference_flows``).
         """
         ...

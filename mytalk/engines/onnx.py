@@ -179,9 +179,16 @@ class OnnxEngine:
         latents: F32 = self._run("encode", {"references": references, "faces": faces})[0]
         return latents
 
-    def decode(self, landmark_images: F32, latents: F32) -> U8:
-        """Landmark images and latents → uint8 RGB crops; black outside the mask's window."""
-        inputs = {"landmark_images": landmark_images, "latents": latents.astype(np.float32, copy=False)}
+    def decode(self, landmark_images: F32, latents: F32, references: U8, flows: F32) -> U8:
+        """Lip pictures, uint8 RGB crops; black outside the mask's window."""
+        inputs: dict[str, npt.NDArray[Any]] = {
+            "landmark_images": landmark_images,
+            "latents": latents.astype(np.float32, copy=False),
+            "references": references,
+            "flows": flows,
+        }
+        known = {node.name for node in self._graphs["decode"].get_inputs()}
+        inputs = {name: array for name, array in inputs.items() if name in known}
         pictures: U8 = self._run("decode", inputs)[0]
         return pictures
 

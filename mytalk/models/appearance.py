@@ -2,10 +2,12 @@
 
 Same shape as the paper with three changes that a CPU needs. Everything works on the window of the 256×256
 crop that holds the mask, since pixels outside it are the source's own. There are no norms and only ReLU,
-since GroupNorm and SiLU cost 2–4× in every CPU runtime (residual branches start at zero instead). And the
-cached appearance latent carries, besides FusionNet's features, a *base*: the references' own pixels, blended
-by FusionNet. The decoder repaints it only where speech or pose asks for it, so that skin keeps its detail
-without a large decoder.
+since GroupNorm and SiLU cost 2–4× in every CPU runtime (residual branches start at zero instead). And most
+of a picture is not painted but taken from the references' own pixels, so that lips, teeth and skin keep their
+detail without a large decoder: around the mouth each reference is *warped* to the wanted landmarks
+(``mytalk.landmarks.warp`` gives the flow, the decoder corrects it) and blended in every pixel by the decoder;
+elsewhere there is the *base*, a blend of the references that FusionNet fixes once per clip frame. The decoder
+adds what is still missing.
 """
 
 from __future__ import annotations
@@ -16,10 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mytalk.landmarks.warp import FLOW_COLUMNS, FLOW_ROWS
+
 STRIDE = 4  # latent pixel in crop pixels
 WINDOW_ROWS = (24, 64)  # latent rows that hold the mask (96..256 crop pixels)
 WINDOW_COLUMNS = (10, 54)  # latent columns (40..216 crop pixels)
 REFERENCES = 3
+# The flow's nodes are latent pixels; here they count from the window's corner.
+NEAR_ROWS = (FLOW_ROWS[0] - WINDOW_ROWS[0], FLOW_ROWS[1] - WINDOW_ROWS[0])
+NEAR_COLUMNS = (FLOW_COLUMNS[0] - WINDOW_COLUMNS[0], FLOW_COLUMNS[1] - WINDOW_COLUMNS[0])
+FLOW_UNIT_PX = 4.0  # crop pixels in a unit of the decoder's correction of the flow
+FADE_PX = 12  # the warped neighbourhood fades into the base over so many pixels, so that its edge is not seen
 BASE_CHANNELS = 3 * STRIDE * STRIDE  # the base window, folded to latent size
 
 
@@ -35,7 +44,7 @@ class AppearanceConfig:
     landmark_z: int = 32
     decoder: int = 64
     decoder_deep: int = 96
-    decoder_fine: int = 32
+    decoder_fine: int = 24
 
 
 def window_px(x: Tensor) -> Tensor:
@@ -130,11 +139,65 @@ class FusionNet(nn.Module):
         return features, F.interpolate(weights, scale_factor=STRIDE, mode="bilinear").softmax(dim=1)
 
 
+class Warp(nn.Module):
+    """Takes the mouth's neighbourhood from the references: features → RGB [B, 3, 144, 144].
+
+    ``head`` corrects the flow of each reference and weighs the warped references and the base against each
+    other, all at latent resolution.
+    """
+
+    grid: Tensor
+    unit: Tensor
+    fade: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(width, 3 * REFERENCES + 1, 3, 1, 1)
+        nn.init.zeros_(self.head.weight)  # training starts from the landmarks' flow
+        (top, bottom), (left, right) = NEAR_ROWS, NEAR_COLUMNS
+        rows = torch.arange(top * STRIDE, bottom * STRIDE) + 0.5
+        columns = torch.arange(left * STRIDE, right * STRIDE) + 0.5
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        # A position of p pixels in the window is 2 p / size - 1 for ``grid_sample``.
+        size = STRIDE * torch.tensor(
+            [WINDOW_COLUMNS[1] - WINDOW_COLUMNS[0], WINDOW_ROWS[1] - WINDOW_ROWS[0]], dtype=torch.float32
+        )
+        self.register_buffer("grid", 2 * torch.stack([x, y], dim=-1) / size - 1, persistent=False)
+        self.register_buffer("unit", (2 / size)[:, None, None], persistent=False)
+        inwards = [
+            torch.minimum(at - at[0], at[-1] - at).add(0.5).div(FADE_PX).clamp(max=1)
+            for at in (rows, columns)
+        ]
+        self.register_buffer("fade", inwards[0][:, None] * inwards[1], persistent=False)
+
+    def forward(self, features: Tensor, base: Tensor, references: Tensor, flows: Tensor) -> Tensor:
+        """Warp and blend.
+
+        features: [B, width, 40, 44]. base: [B, 3, 160, 176]. references: windows [B, 3, 3, 160, 176]. flows:
+        [B, 3, 2, 36, 36], crop pixels.
+        """
+        (top, bottom), (left, right) = NEAR_ROWS, NEAR_COLUMNS
+        given = self.head(features)[..., top:bottom, left:right].float()
+        flow = flows + FLOW_UNIT_PX * given[:, : 2 * REFERENCES].unflatten(1, (REFERENCES, 2))
+        where = self.grid + _finer((flow * self.unit).flatten(0, 1)).permute(0, 2, 3, 1)
+        warped = F.grid_sample(
+            references.flatten(0, 1), where, mode="bilinear", padding_mode="border", align_corners=False
+        ).unflatten(0, (-1, REFERENCES))
+        own = base[..., top * STRIDE : bottom * STRIDE, left * STRIDE : right * STRIDE]
+        weights = _finer(given[:, 2 * REFERENCES :].softmax(dim=1))[:, :, None]
+        found = (weights[:, :REFERENCES] * warped).sum(dim=1) + weights[:, REFERENCES] * own
+        return own + self.fade * (found - own)
+
+
+def _finer(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=STRIDE, mode="bilinear")
+
+
 class Decoder(nn.Module):
     """[z_app, base, z_lm] [B, app + 48 + landmark_z, 40, 44] → RGB [B, 3, 160, 176], unclamped (paper 3.4.3).
 
-    It adds to the base what the landmarks ask for. It sees the base at two scales, so that it can also take
-    away.
+    It blends what ``Warp`` finds in the references, and adds what the landmarks ask for beyond that. It sees
+    the base at two scales, so that it can also take away.
     """
 
     def __init__(self, config: AppearanceConfig) -> None:
@@ -147,20 +210,30 @@ class Decoder(nn.Module):
         self.middle = nn.Sequential(ResBlock(deep), ResBlock(deep), ResBlock(deep))
         self.up = nn.Conv2d(deep, width * 4, 1)
         self.join = ResBlock(width)
+        self.warp = Warp(width)
         self.up_fine = nn.Conv2d(width, fine * 4, 3, 1, 1)
         self.base_fine = nn.Conv2d(12, fine, 3, 1, 1)
-        self.fine = ResBlock(fine)
+        self.fine = ConvRelu(fine, fine)
         self.out = nn.Conv2d(fine, 12, 3, 1, 1)
         with torch.no_grad():
-            self.out.weight.mul_(0.1)  # the first pictures are the base
+            self.out.weight.mul_(0.1)  # the first pictures are the references' pixels
 
-    def forward(self, latents: Tensor, base: Tensor) -> Tensor:
-        """Decode the window; base [B, 3, 160, 176] is the one within the latents."""
+    def forward(self, latents: Tensor, base: Tensor, references: Tensor, flows: Tensor) -> Tensor:
+        """Decode the window; base [B, 3, 160, 176] is the latents' own, for the rest see ``Warp``."""
         shallow = self.stem(latents)
         deep = F.pixel_shuffle(self.up(self.middle(self.down(shallow))), 2)
         joined = self.join(F.relu(shallow + deep))
-        fine = F.pixel_shuffle(self.up_fine(joined), 2) + self.base_fine(F.pixel_unshuffle(base, 2))
-        return base + F.pixel_shuffle(self.out(self.fine(F.relu(fine))), 2)
+        near = self.warp(joined, base, references, flows)
+        (top, bottom), (left, right) = NEAR_ROWS, NEAR_COLUMNS
+        margins = (
+            left * STRIDE,
+            base.shape[-1] - right * STRIDE,
+            top * STRIDE,
+            base.shape[-2] - bottom * STRIDE,
+        )
+        taken = base * F.pad(torch.zeros_like(near[:, :1]), margins, value=1.0) + F.pad(near, margins)
+        fine = F.pixel_shuffle(self.up_fine(joined), 2) + self.base_fine(F.pixel_unshuffle(taken, 2))
+        return taken + F.pixel_shuffle(self.out(self.fine(F.relu(fine))), 2)
 
 
 class AppearanceModel(nn.Module):
@@ -195,11 +268,15 @@ class AppearanceModel(nn.Module):
         base = (weights[:, :, None] * references).sum(dim=1)
         return torch.cat([features, F.pixel_unshuffle(base, STRIDE)], dim=1)
 
-    def decode(self, landmark_images: Tensor, latents: Tensor) -> Tensor:
-        """Landmark image windows [B, 3, 160, 176], latents [B, app + 48, 40, 44] → RGB [B, 3, 160, 176]."""
+    def decode(self, landmark_images: Tensor, latents: Tensor, references: Tensor, flows: Tensor) -> Tensor:
+        """One picture each: RGB windows [B, 3, 160, 176], unclamped.
+
+        landmark_images: windows [B, 3, 160, 176]. latents: [B, app + 48, 40, 44]. references: windows of the
+        lip references [B, 3, 3, 160, 176], 0..1. flows: of ``reference_flows``, [B, 3, 2, 36, 36].
+        """
         z_lm = self.landmark_encoder(landmark_images)
         base = F.pixel_shuffle(latents[:, self.config.app :], STRIDE)
-        return self.decoder(torch.cat([latents, z_lm], dim=1), base)
+        return self.decoder(torch.cat([latents, z_lm], dim=1), base, references, flows)
 
 
 class PatchDiscriminator(nn.Module):

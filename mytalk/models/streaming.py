@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mytalk.models.appearance import STRIDE, WINDOW_COLUMNS, WINDOW_ROWS, AppearanceModel, window_px
+from mytalk.models.appearance import (
+    REFERENCES,
+    STRIDE,
+    WINDOW_COLUMNS,
+    WINDOW_ROWS,
+    AppearanceModel,
+    window_px,
+)
 from mytalk.models.motion import MotionConfig, MotionModel
 
 
@@ -100,15 +107,20 @@ class AppearanceEncoders(nn.Module):
 
 
 class AppearanceDecoder(nn.Module):
-    """Per frame: landmark images [B, 3, 256, 256], latents [B, app + 48, 40, 44] → uint8 [B, 256, 256, 3]."""
+    """What runs for every frame: → pictures uint8 [B, 256, 256, 3]."""
 
     def __init__(self, model: AppearanceModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, landmark_images: Tensor, latents: Tensor) -> Tensor:
-        """Decode the mask's window into its place in the crop; the rest is black and never shown."""
-        window = self.model.decode(window_px(landmark_images), latents.float())
+    def forward(self, landmark_images: Tensor, latents: Tensor, references: Tensor, flows: Tensor) -> Tensor:
+        """Decode the mask's window into its place in the crop; the rest is black and never shown.
+
+        landmark_images: [B, 3, 256, 256]. latents: [B, app + 48, 40, 44]. references: uint8
+        [B, 3, 256, 256, 3]. flows: [B, 3, 2, 36, 36].
+        """
+        seen = _windows(references.flatten(0, 1)).unflatten(0, (-1, REFERENCES))
+        window = self.model.decode(window_px(landmark_images), latents.float(), seen, flows)
         picture = (window.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
         (top, bottom), (left, right) = WINDOW_ROWS, WINDOW_COLUMNS
         size = landmark_images.shape[-1]
