@@ -25,6 +25,7 @@ from server.cast import Cast, FolderCast
 from server.config import TOKEN_VARIABLE, ConfigError, ServerConfig, parse
 from server.metrics import Metrics
 from server.sessions import Sessions
+from server.uploads import Uploads
 from server.worker import Worker
 
 logger = logging.getLogger("server")
@@ -66,7 +67,7 @@ def load_cast(config: ServerConfig) -> FolderCast:
 
     engine = load_engine(config.engine, config.bundle, config.threads)
     cache = PreparedCache(config.cache, config.cache_mb * MB)
-    return FolderCast(engine, config.actors, clock=time.monotonic, cache=cache)
+    return FolderCast(engine, config.actors, clock=time.monotonic, cache=cache, uploads=config.uploads.folder)
 
 
 class Server:
@@ -84,15 +85,29 @@ class Server:
             memory_bytes=config.actor_memory_mb * MB,
         )
         self._sessions = Sessions(config, self._actors, self._worker, self._metrics, time.monotonic)
-        self._routes = Routes(config, self._actors, self._sessions, self._metrics, time.monotonic)
+        # fixed here: an actor that is uploaded later does not become the default by its name
+        self._default_actor = config.actor or self._actors.names[0]
+        self._uploads = Uploads(
+            config.uploads, config.why_no_uploads, self._actors, self._metrics, self._default_actor
+        )
+        self._routes = Routes(
+            config,
+            self._actors,
+            self._sessions,
+            self._uploads,
+            self._metrics,
+            time.monotonic,
+            self._default_actor,
+        )
         # no access log: it would write down tokens of page and WebSocket addresses
         self._runner = web.AppRunner(self._routes.app(), access_log=None, shutdown_timeout=1.0)
 
     async def startup(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Load the actors, then accept connections."""
-        actor = self._routes.default_actor
+        actor = self._default_actor
         if actor not in self._actors.names:
             raise ConfigError(f"no actor {actor!r}; there are: {', '.join(self._actors.names)}")
+        await asyncio.to_thread(self._uploads.clean)
         self._worker.start()
         await self._actors.preload(actor)
         await self._runner.setup()
@@ -106,6 +121,7 @@ class Server:
         try:
             async with asyncio.timeout(self._config.shutdown_deadline_s):
                 await self._sessions.shut_down(self._config.shutdown_deadline_s * 0.7)
+                await self._uploads.close()
                 await self._runner.cleanup()
                 await self._actors.close()
                 await self._worker.close()

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from aiohttp import web
 
 from mytalk import __version__
-from mytalk.errors import BadInput, MyTalkError, Overloaded
+from mytalk.errors import BadInput, EngineFailed, MyTalkError, Overloaded
+from server.actor_routes import ActorRoutes
 from server.actors import ActorPool, ActorPreparing
 from server.config import ROOT, ServerConfig
+from server.making import MakeFailed
 from server.metrics import Metrics
-from server.sessions import NoSuchSession, Sessions
+from server.origin import SAFE_METHODS, answer_headers, is_allowed, preflight_headers
+from server.sessions import Sessions
 from server.signalling import read_offer
 from server.speech_socket import SOCKET_MAX_BYTES, Outbox, SpeechChannel, serve_socket
+from server.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -27,6 +29,19 @@ PAGE = ROOT / "clients" / "web"
 RETRY_AFTER_S = 5
 OPEN_PATHS = ("/healthz", "/static/")  # no secrets there: the page's own files, and a probe's answer
 HEARTBEAT_S = 20.0  # a WebSocket that answers no ping for half of this is closed
+STATUSES = {  # of errors by their code; others have the status of their class
+    "unknown_session": 404,
+    "unknown_actor": 404,
+    "forbidden": 403,
+    "upload_stalled": 408,
+    "actor_exists": 409,
+    "cancelled": 409,
+    "upload_too_large": 413,
+    "unsupported_media": 415,
+    "disk_full": 507,
+    "too_many_actors": 507,
+    "cannot_write": 507,
+}
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 
@@ -42,11 +57,16 @@ def _response_for(error: MyTalkError) -> web.Response:
     if isinstance(error, Overloaded):
         headers = {"Retry-After": str(RETRY_AFTER_S)}
         return error_response(503, error.code, str(error), **headers)
-    if isinstance(error, NoSuchSession) or error.code == "unknown_actor":
-        return error_response(404, error.code, str(error))
-    if isinstance(error, BadInput):
-        return error_response(400, error.code, str(error))
-    return error_response(500, error.code, str(error))
+    return error_response(_status_of(error), error.code, str(error))
+
+
+def _status_of(error: MyTalkError) -> int:
+    if error.code in STATUSES:
+        return STATUSES[error.code]
+    if isinstance(error, MakeFailed):
+        # what could be read and is no actor; or the server lacks what it takes to make one
+        return 415 if error.refused else 501 if error.code == EngineFailed.code else 422
+    return 400 if isinstance(error, BadInput) else 500
 
 
 class Routes:
@@ -57,29 +77,33 @@ class Routes:
         config: ServerConfig,
         actors: ActorPool,
         sessions: Sessions,
+        uploads: Uploads,
         metrics: Metrics,
         clock: Callable[[], float],
+        default_actor: str,
     ) -> None:
+        """default_actor: who speaks when an offer names nobody."""
         self._config = config
         self._actors = actors
+        self._default_actor = default_actor
+        self._actor_routes = ActorRoutes(config, actors, uploads, default_actor)
         self._sessions = sessions
         self._metrics = metrics
         self._clock = clock
-        # fixed here: an actor that is uploaded later does not become the default by its name
-        self._default_actor = config.actor or actors.names[0]
 
     def app(self) -> web.Application:
         """The application that serves them."""
         app = web.Application(
-            client_max_size=self._config.max_body_bytes, middlewares=[self._errors, self._check_token]
+            client_max_size=self._config.max_body_bytes,
+            middlewares=[self._errors, self._check_origin, self._check_token],
         )
+        app.on_response_prepare.append(self._allow_reading)
         app.add_routes(
             [
                 web.get("/", self._page),
                 web.get("/healthz", self._health),
                 web.get("/metrics", self._figures),
-                web.get("/v1/actors", self._list_actors),
-                web.get("/v1/actors/{name}/poster", self._poster),
+                *self._actor_routes.routes(),
                 web.post("/offer", self._offer),
                 web.delete("/v1/sessions/{id}", self._close),
                 web.get("/v1/sessions/{id}/stats", self._stats),
@@ -88,11 +112,6 @@ class Routes:
             ]
         )
         return app
-
-    @property
-    def default_actor(self) -> str:
-        """Who speaks when an offer names nobody."""
-        return self._default_actor
 
     @web.middleware
     async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -110,6 +129,23 @@ class Routes:
         if isinstance(response, web.Response) and response.status >= 400:
             self._metrics.refused.labels(str(response.status)).inc()
         return response
+
+    @web.middleware
+    async def _check_origin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Pages of other sites may not use the server through their visitors' browsers."""
+        origin, others = request.headers.get("Origin"), self._config.allow_origin
+        is_socket = request.headers.get("Upgrade", "").lower() == "websocket"
+        if request.method in SAFE_METHODS and not is_socket:
+            return await handler(request)
+        if not is_allowed(origin, request.host, others):
+            return error_response(403, "wrong_origin", "pages of other sites may not use this server")
+        if request.method == "OPTIONS" and answer_headers(origin, request.host, others):
+            return web.Response(status=204, headers=preflight_headers())
+        return await handler(request)
+
+    async def _allow_reading(self, request: web.Request, response: web.StreamResponse) -> None:
+        origin = request.headers.get("Origin")
+        response.headers.update(answer_headers(origin, request.host, self._config.allow_origin))
 
     @web.middleware
     async def _check_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -145,23 +181,9 @@ class Routes:
     async def _figures(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": Metrics.CONTENT_TYPE})
 
-    async def _list_actors(self, _request: web.Request) -> web.Response:
-        actors = [
-            {"name": name, "title": title, "poster": f"v1/actors/{quote(name)}/poster"}
-            for name, title in self._actors.cast.actors()
-        ]
-        return web.json_response({"actors": actors, "default": self.default_actor})
-
-    async def _poster(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        self._actors.check(name)
-        picture = await asyncio.to_thread(self._actors.cast.poster, name)
-        headers = {"Cache-Control": "max-age=3600"}
-        return web.Response(body=picture, content_type="image/jpeg", headers=headers)
-
     async def _offer(self, request: web.Request) -> web.Response:
         offer = read_offer(await request.read())
-        actor = offer.actor or self.default_actor
+        actor = offer.actor or self._default_actor
         self._actors.check(actor)
         session_id, sdp = await self._sessions.open(offer, actor)
         return web.json_response({"sdp": sdp, "type": "answer", "session_id": session_id, "actor": actor})

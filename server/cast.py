@@ -10,7 +10,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from mytalk.actor import CLIP, ActorInfo, list_actors, load_actor, read_card
+from mytalk.actor import CLIP, ActorInfo, list_actors, load_actor, read_card, read_fingerprint
 from mytalk.engines.engine import Engine, EngineSpec
 from mytalk.errors import BadInput
 from mytalk.media import read_pictures
@@ -102,6 +102,10 @@ class Cast(Protocol):
         """Forget an uploaded actor; returns its folder, which is left where it is."""
         ...
 
+    def forget(self, folder: Path) -> None:
+        """Remove from disk what was computed of a package that is being deleted (any thread)."""
+        ...
+
 
 class FolderCast:
     """Actor packages in folders, played with one engine. The test card is an actor that flashes."""
@@ -133,7 +137,8 @@ class FolderCast:
     def is_own(self, name: str) -> bool:
         """Whether the actor lies in the folder of uploads."""
         info = self._infos.get(name)
-        return info is not None and info.folder.parent == self._uploads
+        own = self._uploads
+        return info is not None and own is not None and info.folder.parent.resolve() == own.resolve()
 
     def add(self, folder: Path) -> None:
         """Take up a complete package."""
@@ -147,6 +152,11 @@ class FolderCast:
         self._infos = {key: info for key, info in self._infos.items() if key != name}
         self._posters.pop(name, None)
         return folder
+
+    def forget(self, folder: Path) -> None:
+        """Remove latents and idle pictures of a package."""
+        if self._cache is not None:
+            self._cache.forget(read_fingerprint(folder))
 
     def poster(self, name: str) -> bytes:
         """The first picture of the actor's clip, a JPEG of at least 192 pixels a side."""

@@ -7,7 +7,7 @@ import dataclasses
 import ipaddress
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 from mytalk.config import SessionConfig
 from mytalk.engines import default_bundle
 from mytalk.errors import MyTalkError
+from server.origin import is_origin
+from server.upload_config import UploadConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN_VARIABLE = "MYTALK_TOKEN"
@@ -40,6 +42,7 @@ class ServerConfig:
     cache: folder where prepared actors are kept, so that a second start takes seconds. cache_mb: its size.
     cert_file, key_file: PEM files; https is served when both are given.
     token: secret that clients must show; None = open to everybody who reaches the port.
+    allow_origin: origins (``https://host``) whose web pages may use the server besides its own; ``*``: all.
     max_sessions: people talking at once; the next one gets 503.
     stun: STUN server URLs for sessions beyond the local network; none by default.
     video_bits_per_s: start bit rate of the video, and its ceiling is twice that.
@@ -47,7 +50,7 @@ class ServerConfig:
     connect_deadline_s: a peer that has not connected by then is given up.
     vanish_after_s: a peer that answers nothing for about so long is gone.
     shutdown_deadline_s: all sessions are closed within this time on Ctrl-C or SIGTERM.
-    session: settings of every talking session (design: one clock).
+    session: settings of every talking session (design: one clock). uploads: settings of uploaded actors.
     """
 
     host: str = "127.0.0.1"
@@ -64,6 +67,7 @@ class ServerConfig:
     cert_file: Path | None = None
     key_file: Path | None = None
     token: str | None = field(default=None, repr=False)
+    allow_origin: tuple[str, ...] = ()
     max_sessions: int = 4
     stun: tuple[str, ...] = ()
     video_bits_per_s: int = 2_000_000
@@ -72,6 +76,7 @@ class ServerConfig:
     vanish_after_s: float = 15.0
     shutdown_deadline_s: float = 5.0
     session: SessionConfig = field(default_factory=SessionConfig)
+    uploads: UploadConfig = field(default_factory=UploadConfig)
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later."""
@@ -92,6 +97,10 @@ class ServerConfig:
             ),
             (not self.actors, "actors names no folder"),
             ((self.cert_file is None) != (self.key_file is None), "cert-file and key-file belong together"),
+            (
+                not all(map(is_origin, self.allow_origin)),
+                "allow_origin takes origins such as https://a.example, or *",
+            ),
             (self.token == "", "the token is empty; leave it out to let everybody in"),
             (self.token is not None and not self.token.isascii(), "the token must be ASCII"),
         ]
@@ -103,6 +112,15 @@ class ServerConfig:
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         return is_loopback(self.host)
+
+    @property
+    def why_no_uploads(self) -> str | None:
+        """One line on why nobody may upload or delete actors; None when everybody (with the token) may."""
+        if not self.uploads.enabled:
+            return "this server takes no uploads"
+        if not self.is_loopback and self.token is None:
+            return f"a server that others can reach takes uploads only with a token ({TOKEN_VARIABLE})"
+        return None
 
     @property
     def scheme(self) -> str:
@@ -127,7 +145,13 @@ def parse(argv: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
     config_file = arguments.pop("config")
     if config_file is not None:
         settings.update(_read_file(config_file))
+    uploads = {"folder": arguments.pop("uploads")} | (
+        {"enabled": False} if arguments.pop("no_uploads") else {}
+    )
     settings.update({name: value for name, value in arguments.items() if value is not None})
+    told = {name: value for name, value in uploads.items() if value is not None}
+    if told and isinstance(settings.get("uploads", {}), dict):
+        settings["uploads"] = {**settings.get("uploads", {}), **told}
     if environment.get(TOKEN_VARIABLE):
         settings.setdefault("token", environment[TOKEN_VARIABLE])
     return from_mapping(settings)
@@ -153,17 +177,22 @@ _INTEGERS = {
     "max_body_bytes",
 }
 _SECONDS = {"connect_deadline_s", "vanish_after_s", "shutdown_deadline_s"}
+_LISTS = {"actors", "stun", "allow_origin"}
+_TABLES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "session": SessionConfig.from_mapping,
+    "uploads": UploadConfig.from_mapping,
+}
 _PATHS = {"bundle", "cache", "cert_file", "key_file"}
 
 
 def _value(name: str, value: Any) -> Any:
-    if name == "session":
-        return _session(value)
+    if name in _TABLES:
+        return _table(name, value)
     if name in _INTEGERS and (isinstance(value, bool) or not isinstance(value, int)):
         raise ConfigError(f"{name} must be a whole number, not {value!r}")
     if name in _SECONDS and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ConfigError(f"{name} must be a number of seconds, not {value!r}")
-    if name in ("actors", "stun"):
+    if name in _LISTS:
         if not isinstance(value, list) or not all(isinstance(item, str | Path) for item in value):
             raise ConfigError(f"{name} must be a list of strings, not {value!r}")
         return tuple(Path(item) for item in value) if name == "actors" else tuple(value)
@@ -174,13 +203,13 @@ def _value(name: str, value: Any) -> Any:
     return value
 
 
-def _session(value: Any) -> SessionConfig:
+def _table(name: str, value: Any) -> Any:
     if not isinstance(value, dict):
-        raise ConfigError("session must be a table")
+        raise ConfigError(f"{name} must be a table")
     try:
-        return SessionConfig.from_mapping(value)
+        return _TABLES[name](value)
     except (MyTalkError, ValueError, TypeError) as error:
-        raise ConfigError(f"session: {error}") from error
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -206,8 +235,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m server",
         description="Serve talking actors: open the printed address in a browser, press the button and talk.",
-        epilog=f"Settings of the --config file have the same names (with _ for -), plus a [session] table. "
-        f"{TOKEN_VARIABLE} in the environment sets the token. Stop with Ctrl-C.",
+        epilog=f"Settings of the --config file have the same names (with _ for -), plus the tables [session] "
+        f"and [uploads]. {TOKEN_VARIABLE} in the environment sets the token. Stop with Ctrl-C.",
         allow_abbrev=False,
     )
     where = parser.add_argument_group("where it listens")
@@ -225,6 +254,12 @@ def _parser() -> argparse.ArgumentParser:
         "--token",
         help=f"secret that clients must show (better: {TOKEN_VARIABLE}, which other users cannot see)",
     )
+    where.add_argument(
+        "--allow-origin",
+        action="append",
+        metavar="ORIGIN",
+        help="let the web pages of another site use this server (https://a.example; * = all); repeatable",
+    )
     what = parser.add_argument_group("what it serves")
     what.add_argument(
         "--actor", metavar="NAME", help="who speaks when a client names nobody (default: the first)"
@@ -237,6 +272,13 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of actors, instead of the bundled ones; may be given several times",
     )
     what.add_argument("--max-sessions", type=int, metavar="N", help="people served at once (default 4)")
+    what.add_argument(
+        "--uploads",
+        type=Path,
+        metavar="DIR",
+        help="folder of the actors that are uploaded (default my-actors)",
+    )
+    what.add_argument("--no-uploads", action="store_true", help="nobody may upload or delete actors")
     how = parser.add_argument_group("how it computes")
     how.add_argument("--engine", metavar="NAME", help="inference engine (default auto: the best one here)")
     how.add_argument("--bundle", type=Path, metavar="DIR", help="folder of the trained weights")

@@ -64,6 +64,9 @@ class Metrics:
         self.actors_evicted = Counter(
             "mytalk_actors_evicted", "Unused actors that left memory for others", registry=self.registry
         )
+        self.uploads = Counter(
+            "mytalk_uploads", "Uploads of actors that ended", ["result"], registry=self.registry
+        )
         self.job_failures = Counter("mytalk_job_failures", "Engine calls that failed", registry=self.registry)
 
     def text(self) -> bytes:

@@ -114,6 +114,9 @@ class FakeCast:
     def remove(self, name: str) -> Path:
         raise BadInput("these actors are drawn by hand")
 
+    def forget(self, folder: Path) -> None:
+        raise BadInput("these actors are drawn by hand")
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], load=lambda _config: FakeCast()))

@@ -98,6 +98,7 @@ class FakeCast:
         self.reads: list[str] = []
         self.renderers: dict[str, FakeRenderer] = {}
         self.own: dict[str, Path] = {}
+        self.forgotten: list[str] = []
 
     def actors(self) -> list[tuple[str, str]]:
         return [("ada", "Ada"), ("bob", "Bob"), *((name, name.title()) for name in self.own)]
@@ -122,6 +123,9 @@ class FakeCast:
 
     def remove(self, name: str) -> Path:
         return self.own.pop(name)
+
+    def forget(self, folder: Path) -> None:
+        self.forgotten.append(read_card(folder).name)
 
 
 @contextlib.asynccontextmanager

@@ -52,7 +52,7 @@ async def test_health_and_actors() -> None:
         _, actors, _ = await ask(url, "GET", "/v1/actors")
         assert actors["default"] == "bob"
         first = actors["actors"][0]
-        assert first == {"name": "ada", "title": "Ada", "poster": "v1/actors/ada/poster"}
+        assert first == {"name": "ada", "title": "Ada", "poster": "v1/actors/ada/poster", "own": False}
         status, poster, headers = await ask(url, "GET", "/" + first["poster"])
         assert (status, poster, headers["Content-Type"]) == (200, "picture of ada", "image/jpeg")
         status, error, _ = await ask(url, "GET", "/v1/actors/nobody/poster")
@@ -313,3 +313,34 @@ async def test_mdns_candidates_are_left_out_of_the_offer() -> None:
     offer = read_offer(body)
     assert ".local" not in offer.sdp
     assert offer.sdp.count("a=candidate:") == sdp.count("a=candidate:")
+
+
+async def test_pages_of_other_sites_need_to_be_named() -> None:
+    body = await offer_body()
+    async with running(allow_origin=("https://friend.example",), token="sesame", max_sessions=3) as url:
+        right = {"Authorization": "Bearer sesame"}
+        for origin, expected in (
+            ("https://evil.example", 403),
+            ("null", 403),
+            (url, 200),
+            ("https://friend.example", 200),
+        ):
+            headers = {"Origin": origin, **right}
+            status, answer, told = await ask(url, "POST", "/offer", json=body, headers=headers)
+            assert status == expected
+            readable = told.get("Access-Control-Allow-Origin")
+            assert readable == ("https://friend.example" if "friend" in origin else None)
+            if status == 403:
+                assert answer["error"]["code"] == "wrong_origin"
+        path = f"/v1/sessions/{answer['session_id']}"
+        evil = {"Origin": "https://evil.example", **right}
+        assert (await ask(url, "DELETE", path, headers=evil))[0] == 403
+        async with aiohttp.ClientSession(headers=evil) as http:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as error:
+                await http.ws_connect(f"{url}{path}/speech")
+            assert error.value.status == 403
+        friend = {"Origin": "https://friend.example"}
+        status, _, told = await ask(url, "OPTIONS", "/offer", headers=friend)  # a browser asks without token
+        assert status == 204
+        assert "Authorization" in told["Access-Control-Allow-Headers"]
+        assert (await ask(url, "OPTIONS", "/offer", headers=evil))[0] == 403
