@@ -22,6 +22,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests skip
 
 pytestmark = pytest.mark.browser
 HERE = Path(__file__).resolve().parent
+FILM = HERE / "data" / "talking_face.mp4"
 VOICE = HERE / "data" / "silence_then_speech.wav"  # 2.4 s of silence, then 3.6 s of speech (espeak-ng)
 FAKE_SERVER = [sys.executable, "-m", "tests.fake_server"]
 PATIENCE_S = 40.0  # the machine may be busy with other tests
@@ -296,3 +297,90 @@ def test_phone_width_and_keyboard(browser, server: ServerProcess, tmp_path: Path
     page.keyboard.press("ArrowDown")
     assert page.locator("input[name=actor]").nth(1).is_checked()
     context.close()
+
+
+def open_panel(page, film: Path, title: str) -> None:
+    page.click("#add")
+    page.set_input_files("#film", str(film))
+    page.fill("#actor-title", title)
+
+
+def test_an_uploaded_actor_joins_while_a_call_runs_and_talks(page, tmp_path: Path) -> None:
+    pytest.importorskip("mediapipe", reason="browser test skipped: needs MediaPipe")
+    arguments = ["--actors", "actors/ada", "--uploads", str(tmp_path / "uploads")]
+    with ServerProcess(arguments) as server:
+        begin(page, server.url)
+        open_panel(page, FILM, "Nora, from a film")
+        assert page.evaluate("document.querySelector('#upload').checkValidity()") is False
+        page.check("#consent")
+        page.fill("#consent-text", "a synthetic face")
+        page.click("#upload-go")
+        stages, stalls, before = [], 0, decoded(page)
+        while page.is_visible("#upload-progress"):
+            stages.append(page.inner_text("#upload-stage"))
+            time.sleep(1.0)
+            after = decoded(page)
+            stalls += after == before
+            before = after
+        page.screenshot(path=str(tmp_path / "uploaded.png"))
+        assert "Finding the face" in stages
+        assert "Nora is ready" in page.inner_text("#upload-done"), page.inner_text("#upload-error")
+        assert stalls == 0, "the call went on"
+        assert status(page) in ("Live", "Speaking")
+        page.click("#start")
+        page.click("text=from a film")
+        page.click("#start")
+        until(lambda: page.get_attribute("#frame", "data-on") == "true", "the new actor")
+        speaking, silent = motion(page, 12.0)
+        page.screenshot(path=str(tmp_path / "nora.png"))
+        assert speaking.mouth > silent.mouth
+        page.click("[aria-label='Delete Nora']")
+        page.click("#delete-dialog >> text=Keep")
+        assert page.is_visible("[aria-label='Delete Nora']")
+        page.click("[aria-label='Delete Nora']")
+        page.click("#delete-dialog button[value=delete]")
+        until(lambda: not page.is_visible("text=from a film"), "the deletion")
+        assert not list((tmp_path / "uploads").iterdir())
+        first = decoded(page)
+        page.wait_for_timeout(1500)
+        assert decoded(page) > first, "who talks goes on, although it was deleted"
+
+
+def test_an_upload_that_cannot_be_used_is_told_in_one_line(
+    page, server: ServerProcess, tmp_path: Path
+) -> None:
+    page.goto(server.url)
+    page.wait_for_selector(".actor")
+    text = tmp_path / "film.mp4"
+    text.write_text("no film at all")
+    page.focus("#add")
+    page.keyboard.press("Enter")  # by keyboard throughout
+    assert page.evaluate("document.activeElement.id") == "film"
+    page.set_input_files("#film", str(text))
+    assert page.evaluate("document.activeElement.id") == "actor-title"
+    page.keyboard.type("Nobody")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    until(lambda: page.is_visible("#upload-error"), "the refusal")
+    assert "no video, picture or actor package" in page.inner_text("#upload-error")
+    assert page.is_enabled("#upload-go")
+    page.evaluate("document.querySelector('#upload-error').textContent = ''")
+    page.evaluate(
+        """() => {
+          const data = new DataTransfer();
+          data.items.add(new File([new Uint8Array(10)], 'dropped.mp4', { type: 'video/mp4' }));
+          document.body.dispatchEvent(
+            new DragEvent('drop', { dataTransfer: data, cancelable: true, bubbles: true }));
+        }"""
+    )
+    assert page.inner_text("#film-name") == "dropped.mp4", "a film is no sound file"
+
+
+def test_where_nothing_may_be_uploaded_the_page_says_so(page) -> None:
+    with ServerProcess(["--no-uploads"], command=FAKE_SERVER) as closed:
+        page.goto(closed.url)
+        page.wait_for_selector(".actor")
+        assert page.is_disabled("#add")
+        assert "This server takes no uploads." in page.inner_text("#why-not")

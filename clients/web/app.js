@@ -5,6 +5,7 @@ import { Figures } from "./figures.js";
 import { openMicrophone, watchLevel } from "./microphone.js";
 import { api, Problem, token } from "./server.js";
 import { decode, PUSH_RATE } from "./sound.js";
+import { UploadPanel } from "./upload.js";
 
 const TRACE_POINTS = 60;
 const FIGURES = { latency: ["ms", 0], slack: ["ms", 0], fps: ["", 1], late: ["%", 1], skew: ["ms", 0], network: ["ms", 0] };
@@ -72,7 +73,7 @@ function showPortrait() {
 
 function actorCard(actor, checked) {
   const input = Object.assign(document.createElement("input"), {
-    type: "radio", name: "actor", value: actor.name, checked, onchange: showPortrait,
+    type: "radio", name: "actor", value: actor.name, checked, onchange: showPortrait, disabled: Boolean(live),
   });
   const [title, ...more] = (actor.title || actor.name).split(/[,:] /); // “Ada, an astronomer” → name and remark
   const text = document.createElement("span");
@@ -80,23 +81,62 @@ function actorCard(actor, checked) {
   if (more.length) text.append(Object.assign(document.createElement("small"), { textContent: more.join(", ") }));
   const label = Object.assign(document.createElement("label"), { className: "actor" });
   label.append(input, portrait(actor, "face"), text);
-  return label;
+  if (!actor.own) return label;
+  const row = Object.assign(document.createElement("div"), { className: "own" });
+  const bin = Object.assign(document.createElement("button"), {
+    type: "button", className: "bin", title: `Delete ${title}`, onclick: () => askToDelete(actor, title),
+  });
+  bin.innerHTML = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M5 7h14M10 7V5h4v2M7 7l1 12h8l1-12M10.500 11v5M13.500 11v5"/></svg>';
+  bin.setAttribute("aria-label", `Delete ${title}`);
+  row.append(label, bin);
+  return row;
 }
 
-async function loadActors() {
-  let first;
+/** Show who is there. wish: the name to choose, if it is there. */
+async function loadActors(wish) {
+  let first, uploads;
   try {
-    ({ actors, default: first } = await api("GET", "v1/actors"));
+    ({ actors, default: first, uploads } = await api("GET", "v1/actors"));
   } catch (error) {
-    $("actors-empty").textContent = "No actors to show.";
+    if (!actors.length) $("actors-empty").textContent = "No actors to show.";
     complain(error);
     return;
   }
-  const list = Object.assign(document.createElement("div"), { className: "actors" });
-  first = actors.some((a) => a.name === first) ? first : actors[0]?.name;
-  list.append(...actors.map((actor) => actorCard(actor, actor.name === first)));
-  $("actors-empty").replaceWith(list);
+  uploadPanel.allow(uploads);
+  const list = Object.assign(document.createElement("div"), { className: "actors", id: "actor-list" });
+  const chosen = [wish, chosenActor(), first, actors[0]?.name].find((name) => actors.some((a) => a.name === name));
+  list.append(...actors.map((actor) => actorCard(actor, actor.name === chosen)));
+  ($("actor-list") ?? $("actors-empty")).replaceWith(list);
+  list.querySelector(":checked")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   showPortrait();
+}
+
+// ---------------------------------------------------------------- actors of one's own
+
+const uploadPanel = new UploadPanel({
+  taken: () => actors.map((actor) => actor.name),
+  added: async (name, title) => {
+    await loadActors(live ? undefined : name);
+    const called = title.split(/[,:] /)[0] || name;
+    uploadPanel.done(`${called} is ready: ${live ? "stop this call, and choose the new actor" : "press Start and talk"}.`);
+  },
+});
+
+function askToDelete(actor, title) {
+  const dialog = $("delete-dialog");
+  $("delete-title").textContent = `Delete ${title}?`;
+  dialog.returnValue = "keep";
+  dialog.onclose = async () => {
+    if (dialog.returnValue !== "delete") return;
+    try {
+      await api("DELETE", `v1/actors/${encodeURIComponent(actor.name)}`);
+    } catch (error) {
+      complain(error);
+    }
+    await loadActors();
+    $("add").focus();
+  };
+  dialog.showModal();
 }
 
 // ---------------------------------------------------------------- the call
@@ -239,7 +279,7 @@ function controls() {
   $("mute").setAttribute("aria-pressed", String(muted));
   $("mute").textContent = muted ? "Microphone is off" : "Mute microphone";
   $("meter").dataset.on = String(Boolean(microphone) && !muted);
-  for (const input of document.querySelectorAll("#actors input, details input")) input.disabled = Boolean(live);
+  for (const input of document.querySelectorAll("input[name=actor], details input")) input.disabled = Boolean(live);
 }
 
 function toggle() {
@@ -265,8 +305,11 @@ addEventListener("dragover", (event) => { event.preventDefault(); $("drop").data
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").dataset.over = "false"; });
 addEventListener("drop", (event) => {
   event.preventDefault();
-  $("drop").dataset.over = "false";
-  say(event.dataTransfer.files[0]);
+  for (const zone of ["drop", "film-drop"]) $(zone).dataset.over = "false";
+  const file = event.dataTransfer.files[0];
+  const isFilm = event.target.closest?.("#upload") || /^(video\/(?!webm)|image\/|application\/(x-)?zip)/.test(file?.type);
+  if (isFilm) uploadPanel.choose(file);
+  else say(file);
 });
 addEventListener("pagehide", () => live?.call.close());
 loadActors();

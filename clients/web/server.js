@@ -45,3 +45,50 @@ export function refusal(status, error, retryAfter) {
 export function leave(sessionId) {
   fetch(`v1/sessions/${sessionId}`, { method: "DELETE", headers, keepalive: true }).catch(() => {});
 }
+
+/**
+ * Upload an actor. told.sent(share 0..1) while the file goes out, then told.stage({ stage, done, total }).
+ * Returns { ready: Promise of the actor's name (throws Problem), cancel() }.
+ */
+export function upload(form, told) {
+  const request = new XMLHttpRequest(); // fetch does not tell how much has been sent
+  let read = 0;
+  const freshLines = () => {
+    const end = request.responseText.lastIndexOf("\n") + 1;
+    const lines = request.responseText.slice(read, end).split("\n").filter(Boolean);
+    read = end;
+    return lines.map((line) => JSON.parse(line));
+  };
+  let last = {};
+  const listen = () => {
+    if (request.status !== 200) return;
+    for (const line of freshLines()) {
+      last = line;
+      if (line.stage) told.stage(line);
+    }
+  };
+  const ready = new Promise((resolve, reject) => {
+    request.upload.onprogress = (event) => told.sent(event.lengthComputable ? event.loaded / event.total : NaN);
+    request.onprogress = listen;
+    request.onabort = () => reject(new Problem("Cancelled.", "cancelled"));
+    request.onerror = () => reject(new Problem("The server cannot be reached, or it stopped in the middle."));
+    request.onload = () => {
+      if (request.status === 200) {
+        listen();
+        if (last.ready) resolve(last.ready);
+        else reject(refusal(422, last.error));
+        return;
+      }
+      let error;
+      try {
+        ({ error } = JSON.parse(request.responseText));
+      } catch { /* no JSON: the status has to do */ }
+      reject(refusal(request.status, error));
+    };
+  });
+  request.open("POST", "v1/actors");
+  request.setRequestHeader("Accept", "application/x-ndjson");
+  if (token) request.setRequestHeader("Authorization", `Bearer ${token}`);
+  request.send(form);
+  return { ready, cancel: () => request.abort() };
+}
