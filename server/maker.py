@@ -103,7 +103,7 @@ def make(request: MakeRequest, reporter: Reporter) -> str:
     check_media(upload)
     if not request.name:
         raise BadInput("a video needs a name for the actor", "bad_actor_name")
-    reporter.tell({"accepted": "video"})
+    reporter.tell({"accepted": "video"})  # or a picture
     from mytalk.actor_make import ActorSource, make_actor
 
     source = ActorSource(
@@ -112,7 +112,11 @@ def make(request: MakeRequest, reporter: Reporter) -> str:
         licence=request.licence,
         consent=request.consent,
         end_s=float(request.max_video_s),
-        face=request.face,  # type: ignore[arg-type]  # checked where it came in
+        face=int(request.face)
+        if request.face.isdigit()
+        else "largest"
+        if request.face == "largest"
+        else "only",
     )
     return make_actor(upload, out, source, reporter.progress).card.name
 

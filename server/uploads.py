@@ -27,7 +27,7 @@ from server.upload_config import UploadConfig
 logger = logging.getLogger(__name__)
 MB = 1_000_000
 STAGING = ".incoming-"  # then the process's number: left behind, it tells whether anybody still works in it
-FACES = ("only", "largest", "left", "right")
+FACE = re.compile(r"only|largest|[1-9]")  # a number counts from the left
 TEXT_CHARACTERS = {"name": 64, "title": 100, "licence": 2000, "consent": 2000, "face": 16}
 POLL_S = 0.3  # between two looks at an actor that is being prepared
 
@@ -65,8 +65,8 @@ def read_fields(given: Mapping[str, str]) -> UploadFields:
     fields = UploadFields(**{key: " ".join(text.split()) for key, text in given.items()})
     if fields.name:
         check_name(fields.name)
-    if fields.face not in FACES:
-        raise BadInput(f"face is one of {', '.join(FACES)}, not {fields.face!r}", "bad_field")
+    if not FACE.fullmatch(fields.face):
+        raise BadInput(f"face is only, largest, or 1 (leftmost) to 9, not {fields.face!r}", "bad_field")
     if not fields.consent:
         raise BadInput(
             "say in the field consent who agreed to being shown saying other words", "consent_missing"

@@ -45,6 +45,11 @@ def test_file_names_never_leave_their_folder(given: str, harmless: str) -> None:
 def test_fields_keep_one_line_each() -> None:
     fields = read_fields({"name": "me", "title": " A \n B ", "consent": CONSENT})
     assert (fields.title, fields.face) == ("A B", "only")
+    for face in ("largest", "1", "9"):
+        assert read_fields({"name": "me", "consent": CONSENT, "face": face}).face == face
+    for face in ("0", "10", "left", "1\n2"):
+        with pytest.raises(BadInput, match="face is"):
+            read_fields({"name": "me", "consent": CONSENT, "face": face})
     with pytest.raises(BadInput, match="unknown field"):
         read_fields({"consent": CONSENT, "path": "/etc"})
 

@@ -143,6 +143,7 @@ function askToDelete(actor, title) {
 
 async function start() {
   notice("");
+  uploadPanel.done("");
   status("connecting", "Connecting …");
   const mine = live = { call: null, figures: null, timer: 0, stopLevel: null, trace: [], said: null };
   const lost = (text) => { stop(); status("lost", "Connection lost"); notice(text, true); };

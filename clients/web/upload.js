@@ -11,6 +11,7 @@ const STAGES = {
   preparing: "Preparing it to talk",
 };
 const CONSENT = "The uploader states: I am the person shown, or they agreed to be shown saying other words.";
+const WHOSE = ["several_faces", "no_such_face"]; // the server's words for: say whose face it is
 const MB = 1e6;
 const $ = (id) => document.getElementById(id);
 
@@ -30,6 +31,8 @@ export class UploadPanel {
     this.file = null;
     this.running = null;
     this.limits = {};
+    this.invitation = $("film-name").textContent;
+    this.hint = $("film-hint").textContent;
     $("add").onclick = () => this.open($("upload").hidden);
     $("film").onchange = () => this.choose($("film").files[0]);
     $("upload").onsubmit = (event) => {
@@ -94,6 +97,7 @@ export class UploadPanel {
     const form = new FormData();
     if (!/\.zip$/i.test(this.file.name)) form.append("name", nameFor(title, this.on.taken()));
     form.append("title", title);
+    form.append("face", $("face").value);
     form.append("consent", $("consent-text").value.trim() || CONSENT);
     form.append("file", this.file); // last: the server checks the rest before it takes the file
     this.complain("");
@@ -109,6 +113,7 @@ export class UploadPanel {
       this.on.added(name, title);
     } catch (problem) {
       if (problem.code !== "cancelled") this.complain(problem instanceof Problem ? problem.message : String(problem));
+      if (WHOSE.includes(problem.code)) $("face-field").hidden = false;
     } finally {
       this.running = null;
       this.busy(false);
@@ -128,7 +133,7 @@ export class UploadPanel {
     $("upload-cancel").hidden = !yes;
     $("upload-go").hidden = yes;
     $("upload").setAttribute("aria-busy", String(yes));
-    for (const input of $("upload").querySelectorAll("input")) input.disabled = yes;
+    for (const input of $("upload").querySelectorAll("input, select")) input.disabled = yes;
     if (yes) $("upload-cancel").focus();
     else if (!$("upload").hidden) $("upload-go").focus();
   }
@@ -143,15 +148,16 @@ export class UploadPanel {
     this.file = null;
     $("upload").reset();
     this.open(false);
-    $("film-name").textContent = "Choose a video, or drop one here";
-    $("film-hint").textContent = "10 to 30 seconds of one person who looks at the camera";
+    $("film-name").textContent = this.invitation;
+    $("film-hint").textContent = this.hint;
+    $("face-field").hidden = true;
     this.allow(this.limits);
     $("add").focus();
   }
 
-  /** Say in the panel that an actor is there. */
+  /** Say in the panel that an actor is there; nothing: no more. */
   done(text) {
     $("upload-done").textContent = text;
-    $("upload-done").hidden = false;
+    $("upload-done").hidden = !text;
   }
 }
