@@ -34,7 +34,9 @@ def load_motion(path: Path) -> tuple[MotionModel, IdentityExtractor, dict[str, A
     config = MotionConfig(**json.loads(saved["config"]))
     model = MotionModel(config)
     model.load_state_dict(saved["average"])
-    identity = IdentityExtractor(load_layout().points, 256, config.identity)
+    sizes = {"points": load_layout().points, "hidden": 256, "embedding": config.identity}
+    sizes |= json.loads(saved.get("identity_config", "{}"))  # runs before 0.2 had one size alone
+    identity = IdentityExtractor(**sizes)
     identity.load_state_dict(saved["identity"])
     return model.eval(), identity.eval(), {"step": saved["step"], "minutes": round(saved["minutes"], 1)}
 

@@ -16,10 +16,11 @@ pytest.importorskip("mediapipe", reason="MediaPipe is not installed (make test i
 
 from mytalk.engines import load_engine  # noqa: E402
 from mytalk.errors import BadInput  # noqa: E402
-from training import appearance, calibration, evaluate, motion, prepare  # noqa: E402
+from training import appearance, calibration, evaluate, identity, motion, prepare  # noqa: E402
 from training.data import is_validation, list_clips  # noqa: E402
-from training.loop import load_checkpoint, load_config  # noqa: E402
+from training.loop import load_checkpoint  # noqa: E402
 from training.motion_data import change_voice  # noqa: E402
+from training.settings import load_settings  # noqa: E402
 
 FIXTURE = Path(__file__).parent / "data" / "talking_face.mp4"
 
@@ -39,15 +40,20 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    (root / "motion.toml").write_text("steps = 2\nbatch = 2\nframes = 40\n")
+    (root / "identity.toml").write_text("batch = 8\n[runner]\nsteps = 2\n")
+    (root / "motion.toml").write_text("[data]\nbatch = 2\nframes = 40\n[runner]\nsteps = 2\n")
     (root / "appearance.toml").write_text(
         "steps = 2\nclips_per_batch = 1\ntargets_per_clip = 2\n"
         "adversarial_weight = 0.01\nneighbour_frames = 2\n"
     )
-    for module, name in ((motion, "motion"), (appearance, "appearance")):
-        arguments = ["--data", str(data), "--out", str(root / name), "--config", str(root / f"{name}.toml")]
-        assert module.main(arguments) == 0
+    for module, name in ((identity, "identity"), (motion, "motion"), (appearance, "appearance")):
+        assert module.main(arguments(module, data, root / name, root / f"{name}.toml", root)) == 0
     return root
+
+
+def arguments(module, data, out, config, root):
+    given = ["--data", str(data), "--out", str(out), "--config", str(config)]
+    return [*given, "--identity", str(root / "identity")] if module is motion else given
 
 
 def test_preparing_says_what_was_rejected_and_why(data):
@@ -65,7 +71,7 @@ def test_trainers_go_on_from_their_checkpoint(data, runs, tmp_path):
         assert load_checkpoint(copy / "last.pt")["step"] == 2
         config = tmp_path / f"{name}.toml"
         config.write_text((runs / f"{name}.toml").read_text().replace("steps = 2", "steps = 3"))
-        assert module.main(["--data", str(data), "--out", str(copy), "--config", str(config)]) == 0
+        assert module.main(arguments(module, data, copy, config, runs)) == 0
         assert load_checkpoint(copy / "last.pt")["step"] == 3
 
 
@@ -99,7 +105,7 @@ def test_unknown_settings_missing_data_and_damaged_checkpoints_are_refused(tmp_p
     config = tmp_path / "run.toml"
     config.write_text("learning_rat = 1\n")
     with pytest.raises(BadInput, match="learning_rat"):
-        load_config(motion.MotionRun, config, {})
+        load_settings(motion.MotionRun, config)
     assert motion.main(["--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 1
     assert "run training.prepare first" in capsys.readouterr().err
     (tmp_path / "last.pt").write_bytes(b"half a checkpoint")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,14 +29,37 @@ class MotionClip:
     rest: F32
 
 
-@dataclass(frozen=True, slots=True)
-class MotionBatch:
-    """float32: displacement [B, F, Kc·3], upper [B, F, U], log_mel [B, left + 4 F, 80], rest [B, 478, 3]."""
+class MotionBatch(NamedTuple):
+    """B sequences of F frames: padded at the end where they are shorter.
+
+    float32: displacement [B, F, Kc·3], upper [B, F, U], log_mel [B, left + 4 F + right, 80], rest
+    [B, 478, 3];
+    valid bool [B, F], False where padded.
+    """
 
     displacement: Tensor
     upper: Tensor
     log_mel: Tensor
     rest: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class MotionDraw:
+    """How batches are drawn (TOML table ``[data]``).
+
+    batch, frames: sequences of one batch and process, and their length. stitch: join clips of one person to
+    full length, with silences; otherwise a sequence is one clip, cut or padded to ``frames`` (paper: 250).
+    synthetic_share, grid_share: how often a clip of these sources is drawn; the rest is demo actors.
+    change_voice: another room and vocal tract for every sequence.
+    """
+
+    batch: int = 12
+    frames: int = 200
+    stitch: bool = True
+    synthetic_share: float = 0.5
+    grid_share: float = 0.38
+    change_voice: bool = True
 
 
 def load_motion_clip(clip: Clip) -> MotionClip:
@@ -78,27 +102,24 @@ def change_voice(log_mel: F32, random: np.random.Generator) -> F32:
 
 
 class MotionBatches:
-    """Draws batches of equally long sequences."""
+    """Draws batches of sequences; all randomness comes from the argument of ``draw``."""
 
-    def __init__(
-        self, clips: list[MotionClip], config: MotionConfig, frames: int, size: int, seed: int
-    ) -> None:
-        self.frames, self.size, self.config = frames, size, config
-        self.random = np.random.default_rng(seed)
+    def __init__(self, clips: list[MotionClip], config: MotionConfig, settings: MotionDraw) -> None:
+        self.settings, self.config = settings, config
         self.by_source: dict[str, list[MotionClip]] = defaultdict(list)
         self.by_identity: dict[str, list[MotionClip]] = defaultdict(list)
         for clip in clips:
             self.by_source[clip.clip.source].append(clip)
             self.by_identity[clip.clip.identity].append(clip)
 
-    def _with_pause(self, moved: F32, log_mel: F32) -> None:
+    def _with_pause(self, moved: F32, log_mel: F32, random: np.random.Generator) -> None:
         """Overwrite a stretch with silence and a closed mouth, eased in and out over 4 frames (in place)."""
         longest = max(4, min(60, len(moved) // 2))
-        length = int(self.random.integers(min(15, longest - 1), longest))
-        start = int(self.random.integers(0, len(moved) - length))
+        length = int(random.integers(min(15, longest - 1), longest))
+        start = int(random.integers(0, len(moved) - length))
         stop, step = start + length, MEL_FRAMES_PER_FRAME
-        room = self.random.uniform(SILENCE, -8.0)
-        quiet = room + 0.4 * self.random.standard_normal((length * step, log_mel.shape[1]))
+        room = random.uniform(SILENCE, -8.0)
+        quiet = room + 0.4 * random.standard_normal((length * step, log_mel.shape[1]))
         log_mel[start * step : stop * step] = np.maximum(quiet, SILENCE)
         # The mouth closes just after the sound stops and opens just before it starts again.
         weight = np.zeros(len(moved), np.float32)
@@ -107,34 +128,52 @@ class MotionBatches:
         weight[start:stop] = np.minimum(ramp, ramp[::-1])
         moved *= (1 - weight)[:, None]
 
-    def _sequence(self, clip: MotionClip) -> tuple[F32, F32, F32, F32]:
+    def _stitched(self, clip: MotionClip, random: np.random.Generator) -> tuple[F32, F32, F32]:
+        """displacement, upper, log-mel of one person's clips, joined until they are long enough."""
         pieces, count = [], 0
-        while count < self.frames:
+        while count < self.settings.frames:
             pieces.append(clip)
             count += len(clip.displacement)
             same = self.by_identity[clip.clip.identity]
-            clip = same[self.random.integers(len(same))]
+            clip = same[random.integers(len(same))]
         moved = np.concatenate([p.displacement for p in pieces])
         upper = np.concatenate([p.upper for p in pieces])
-        log_mel = np.concatenate([p.log_mel for p in pieces])
-        start = int(self.random.integers(0, len(moved) - self.frames + 1))
-        stop, step = start + self.frames, MEL_FRAMES_PER_FRAME
+        return moved, upper, np.concatenate([p.log_mel for p in pieces])
+
+    def _sequence(self, clip: MotionClip, random: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Fields of ``MotionBatch`` for one row, without the audio's contexts."""
+        frames, step, stitch = self.settings.frames, MEL_FRAMES_PER_FRAME, self.settings.stitch
+        moved, upper, log_mel = clip.displacement, clip.upper, clip.log_mel
+        if stitch:
+            moved, upper, log_mel = self._stitched(clip, random)
+        start = int(random.integers(0, max(0, len(moved) - frames) + 1))
+        stop = min(start + frames, len(moved))
         moved, upper = moved[start:stop].copy(), upper[start:stop]
         log_mel = log_mel[start * step : stop * step].copy()
-        if self.random.random() < 0.5:
-            self._with_pause(moved, log_mel)
-        return moved, upper, change_voice(log_mel, self.random), pieces[0].rest
+        if stitch and random.random() < 0.5:
+            self._with_pause(moved, log_mel, random)
+        if self.settings.change_voice:
+            log_mel = change_voice(log_mel, random)
+        short = frames - len(moved)
+        return (
+            np.pad(moved, ((0, short), (0, 0))),
+            np.pad(upper, ((0, short), (0, 0)), mode="edge"),
+            np.pad(log_mel, ((0, short * step), (0, 0)), constant_values=SILENCE),
+            clip.rest,
+            np.arange(frames) < len(moved),
+        )
 
-    def draw(self) -> MotionBatch:
+    def draw(self, random: np.random.Generator) -> MotionBatch:
         """One batch: half synthetic people (all phonemes), half GRID (real mouths), sometimes demo actors."""
-        rows = []
-        for _ in range(self.size):
-            draw = self.random.random()
-            source = "synthetic" if draw < 0.5 else "grid" if draw < 0.88 else "actors"
-            pool = self.by_source[source] or [c for some in self.by_source.values() for c in some]
-            rows.append(self._sequence(pool[self.random.integers(len(pool))]))
-        moved, upper, log_mel, rest = (np.stack(x) for x in zip(*rows, strict=True))
+        settings, rows = self.settings, []
+        for _ in range(settings.batch):
+            draw = random.random() - settings.synthetic_share
+            source = "synthetic" if draw < 0 else "grid" if draw < settings.grid_share else "actors"
+            pool = self.by_source.get(source) or [c for some in self.by_source.values() for c in some]
+            rows.append(self._sequence(pool[random.integers(len(pool))], random))
+        moved, upper, log_mel, rest, valid = (np.stack(x) for x in zip(*rows, strict=True))
         left = MEL_PER_AUDIO_FRAME * self.config.left_audio_frames
         right = MEL_PER_AUDIO_FRAME * RIGHT_AUDIO_FRAMES
         padded = np.pad(log_mel, ((0, 0), (left, right), (0, 0)), constant_values=SILENCE)
-        return MotionBatch(*(torch.from_numpy(x.astype(np.float32)) for x in (moved, upper, padded, rest)))
+        numbers = [torch.from_numpy(x.astype(np.float32)) for x in (moved, upper, padded, rest)]
+        return MotionBatch(*numbers, torch.from_numpy(valid))

@@ -1,0 +1,65 @@
+"""The command line that every trainer has, and how its errors end: one line, no traceback."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mytalk.errors import MyTalkError
+from training.runner import make_fabric, train
+from training.task import Task
+
+
+def run_parser(description: str | None, kind: type) -> argparse.ArgumentParser:
+    """The arguments that every trainer has; ``kind`` is its run's settings dataclass."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run (checkpoints, events)")
+    parser.add_argument("--config", type=Path, help=f"TOML file with {kind.__name__} settings")
+    parser.add_argument("--size", help="model size by name, over the file's (tiny, base, paper)")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop after so long; a later call goes on"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of a process (default 2)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
+    return parser
+
+
+def launch(
+    parser: argparse.ArgumentParser, argv: list[str] | None, build: Callable[[argparse.Namespace], Task[Any]]
+) -> int:
+    """Parse, build the task, train; returns the exit status."""
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning_fabric")
+    # FSDP warns of in-place changes to what a block returns: ours are never changed.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
+    name = "training"
+    try:
+        task = build(args)
+        name = f"training.{task.kind}"
+        args.out.mkdir(parents=True, exist_ok=True)
+        fabric = make_fabric(task.runner, task.networks, args.device)
+        fabric.launch()
+        train(task, fabric, args.out, args.minutes)
+    except torch.OutOfMemoryError as error:
+        print(
+            f"{name}: out of GPU memory: take a smaller batch, or runner.recompute = true ({error})",
+            file=sys.stderr,
+        )
+        return 1
+    except (MyTalkError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    return 0
