@@ -17,6 +17,7 @@ from mytalk.landmarks.normalise import (
     fit_poses,
     frame_to_crop,
     from_canonical,
+    lift,
     mouth_opening,
     rest_face,
     smooth_poses,
@@ -166,3 +167,67 @@ def test_drawing_is_sub_pixel():
 
 def test_points_outside_the_crop_draw_nothing():
     assert draw_landmarks(np.full((478, 2), 1e4, np.float32), LAYOUT).max() == 0
+
+
+DENSE = load_layout("dense669")
+
+
+def test_dense_layout_is_the_papers_split():
+    assert DENSE.points == 669
+    assert DENSE.compact.tolist() == list(range(411))
+    assert DENSE.upper.tolist() == list(range(411, 669))
+    assert set(DENSE.lips.tolist()) <= set(DENSE.compact.tolist())
+    assert not set(DENSE.rigid.tolist()) & set(DENSE.compact.tolist())
+    assert DENSE.coordinates == 2
+    assert all(max(contour.points) < 669 for contour in DENSE.contours)
+    assert DENSE.template.shape == (669, 3)
+
+
+def test_both_templates_stand_in_the_same_canonical_frame():
+    """Mouth corners, chin and lips lie where MediaPipe's do, so mask and crop fit both layouts."""
+    for dense, mesh in ((DENSE.lips, LAYOUT.lips), (DENSE.mouth_gap, LAYOUT.mouth_gap)):
+        a, b = DENSE.template[dense.reshape(-1)], LAYOUT.template[mesh.reshape(-1)]
+        np.testing.assert_allclose(a.mean(axis=0)[:2], b.mean(axis=0)[:2], atol=0.03)
+
+
+def test_points_without_depth_are_lifted_and_get_their_pose():
+    true = poses(12)
+    faces = np.repeat(DENSE.template[None], 12, axis=0)
+    points = from_canonical(faces, true)
+    lifted = lift(points[..., :2], DENSE)
+    np.testing.assert_array_equal(lifted[..., :2], points[..., :2])
+    found = fit_poses(lifted, DENSE)
+    np.testing.assert_allclose(found.scale, true.scale, rtol=1e-3)
+    np.testing.assert_allclose(found.rotation, true.rotation, atol=3e-3)
+    np.testing.assert_allclose(to_canonical(lifted, found), faces, atol=5e-3)
+
+
+def test_speech_moves_nothing_but_its_own_points_of_a_lifted_face():
+    still = from_canonical(np.repeat(DENSE.template[None], 3, axis=0), poses(3))[..., :2]
+    talking = still.copy()
+    talking[:, DENSE.compact, 1] += 20
+    first, second = lift(still, DENSE), lift(talking, DENSE)
+    np.testing.assert_array_equal(first[..., 2], second[..., 2])
+    np.testing.assert_array_equal(first[:, DENSE.upper], second[:, DENSE.upper])
+
+
+def test_lifting_refuses_what_has_no_pose():
+    with pytest.raises(BadInput, match="must be"):
+        lift(np.zeros((2, 669, 3), np.float32), DENSE)
+    with pytest.raises(BadInput, match="without a face"):
+        lift(np.full((2, 669, 2), np.nan, np.float32), DENSE)
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, DENSE], ids=["mediapipe478", "dense669"])
+def test_a_drawing_shows_the_same_at_any_size(layout):
+    points = frame_to_crop(layout.template[:, :2], crop_matrices(unit_pose())[0])
+    small, large = draw_landmarks(points, layout), draw_landmarks(points, layout, 512)
+    assert small.shape == (3, 256, 256)
+    assert large.shape == (3, 512, 512)
+    assert all(channel.max() > 0.5 for channel in small)
+    halved = large.reshape(3, 256, 2, 256, 2).mean(axis=(2, 4))
+    assert np.abs(halved - small).max() < 0.1
+
+
+def unit_pose() -> Poses:
+    return Poses(np.ones(1, np.float32), np.eye(3, dtype=np.float32)[None], np.zeros((1, 3), np.float32))

@@ -36,13 +36,14 @@ def _samplers(layout: Layout) -> tuple[F32, ...]:
     return tuple(np.stack(channel) for channel in rows)
 
 
-def draw_landmarks(points: F32, layout: Layout) -> F32:
-    """Landmark image float32 [3, 256, 256] in 0..1: outer lips, inner lips, the rest of the face.
+def draw_landmarks(points: F32, layout: Layout, size: int = CROP) -> F32:
+    """Landmark image float32 [3, size, size] in 0..1: outer lips, inner lips, the rest of the face.
 
-    points: float32 [478, 2] in crop pixels (pixel centres at +0.5); points outside the crop draw nothing.
+    points: float32 [K, 2] in crop pixels (0..256, pixel centres at +0.5); points outside the crop draw
+    nothing. size: pixels of the square image, which always shows the whole crop.
     """
-    centres = np.arange(CROP, dtype=np.float32) + 0.5
-    image = np.empty((CHANNELS, CROP, CROP), np.float32)
+    centres = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(CROP / size)
+    image = np.empty((CHANNELS, size, size), np.float32)
     for channel, sampler in enumerate(_samplers(layout)):
         samples = sampler @ points[:, :2]
         profiles = np.exp(-0.5 * np.square((centres - samples[:, :, None]) / SIGMA_PX)).astype(np.float32)

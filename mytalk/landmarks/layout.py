@@ -1,4 +1,9 @@
-"""A landmark layout is data: point count, index sets, contours and a mean face."""
+"""A landmark layout is data: point count, index sets, contours and a mean face.
+
+``mediapipe478``: MediaPipe's face mesh; what users' videos go through. ``dense669``: the paper's split into
+411 compact and 258 other points (0.B.1.1), over points of the synthetic heads; its points have no depth of
+their own (see ``normalise.lift``). Both templates stand in the same canonical frame.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ import numpy.typing as npt
 from mytalk.errors import BadInput
 from mytalk.types import F32
 
-LAYOUTS = ("mediapipe478",)
+LAYOUTS = ("mediapipe478", "dense669")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +38,14 @@ class Layout:
     compact: int32 [Kc] lower-face points that the motion model generates (paper 0.B.1.1).
     upper: int32 [Ku] points given to it as prefix.
     rigid: int32 [R] points that neither speech nor expression moves. lips: int32.
+    coordinates: numbers of a point that are measured: 3, or 2 where a detector knows x and y alone.
     mouth_gap: int32 [2, n] pairs above and below the gap between the inner lips.
     template: float32 [points, 3] mean face in the canonical frame.
     """
 
     name: str
     points: int
+    coordinates: int
     compact: npt.NDArray[np.int32]
     upper: npt.NDArray[np.int32]
     rigid: npt.NDArray[np.int32]
@@ -61,6 +68,7 @@ def load_layout(name: str = "mediapipe478") -> Layout:
     return Layout(
         name=raw["name"],
         points=raw["points"],
+        coordinates=raw.get("coordinates", 3),
         contours=contours,
         template=np.array(raw["template"], np.float32),
         **sets,

@@ -61,11 +61,34 @@ def _umeyama(source: Real, targets: Real) -> Poses:
     return Poses(scale.astype(np.float32), rotation.astype(np.float32), translation.astype(np.float32))
 
 
+def lift(points: F32, layout: Layout) -> F32:
+    """Give points without depth the depth of a posed template: float32 [F, K, 2] → [F, K, 3], pixels.
+
+    A weak-perspective pose is fitted to the rigid points of every frame alone, so speech moves nothing but
+    its own points' x and y. Raises ``BadInput`` for wrong shapes or non-finite points.
+    """
+    if points.ndim != 3 or points.shape[1:] != (layout.points, 2) or len(points) == 0:
+        raise BadInput(f"points must be [F, {layout.points}, 2], not {points.shape}")
+    if not np.isfinite(points).all():
+        raise BadInput("points of a frame without a face cannot have a pose")
+    shape = layout.template[layout.rigid].astype(np.float64)
+    seen = points[:, layout.rigid].astype(np.float64)
+    centred = shape - shape.mean(axis=0)
+    # Least-squares affine camera [F, 2, 3]; the nearest scaled rotation gives the missing third row.
+    camera = np.einsum("fri,rj->fij", seen - seen.mean(axis=1, keepdims=True), np.linalg.pinv(centred).T)
+    u, singular, vt = np.linalg.svd(camera, full_matrices=False)
+    rows, scale = u @ vt, singular.mean(axis=1)
+    away = np.cross(rows[:, 0], rows[:, 1])
+    depth = scale[:, None] * (away @ (layout.template - shape.mean(axis=0)).T)
+    lifted: F32 = np.concatenate([points, depth[..., None]], axis=2).astype(np.float32)
+    return lifted
+
+
 def rigid_shape(points: F32, layout: Layout, iterations: int = 3) -> npt.NDArray[np.float64]:
-    """A person's own rigid upper face, float64 [R, 3] canonical, from frames float32 [F, 478, 3], pixels.
+    """A person's own rigid upper face, float64 [R, 3] canonical, from frames float32 [F, K, 3], pixels.
 
     It is estimated from the frames (generalised Procrustes), so that a face unlike the template still gets an
-    unbiased pose. Raises ``BadInput`` for wrong shapes or non-finite points.
+    unbiased pose (``lift`` adds a missing depth). Raises ``BadInput`` for wrong shapes or non-finite points.
     """
     _check_points(points, layout)
     rigid = points[:, layout.rigid].astype(np.float64)
@@ -173,7 +196,7 @@ def steady_poses(poses: Poses, layout: Layout) -> Poses:
 
 
 def mouth_opening(canonical: F32, layout: Layout) -> F32:
-    """Inner-lip gap in canonical units: float32 [F] from canonical [F, 478, 3]."""
+    """Inner-lip gap in canonical units: float32 [F] from canonical [F, K, 3]."""
     top, bottom = layout.mouth_gap
     gaps: Real = np.linalg.norm(canonical[:, bottom] - canonical[:, top], axis=-1)
     opening: F32 = gaps.mean(axis=-1).astype(np.float32)
@@ -181,7 +204,7 @@ def mouth_opening(canonical: F32, layout: Layout) -> F32:
 
 
 def rest_face(canonical: F32, layout: Layout, share: float = 0.15) -> F32:
-    """Closed-mouth rest face float32 [478, 3]: the mean of the most closed ``share`` of the frames."""
+    """Closed-mouth rest face float32 [K, 3]: the mean of the most closed ``share`` of the frames."""
     opening = mouth_opening(canonical, layout)
     count = max(1, int(len(opening) * share))
     rest: F32 = canonical[np.argsort(opening, kind="stable")[:count]].mean(axis=0).astype(np.float32)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 def rotary_tables(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     """cos, sin float32 [..., T, head_dim / 2] of absolute positions [..., T] (computed in float64)."""
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions.device) / head_dim
     angle = positions.double()[..., None] * torch.pow(10_000.0, -exponent)
     return angle.cos().float(), angle.sin().float()
 
@@ -71,24 +71,55 @@ class Attention(nn.Module):
 
 
 class CausalConvolution(nn.Module):
-    """Conformer convolution module with a causal depthwise kernel; its past input is an explicit argument."""
+    """Conformer convolution module with a depthwise kernel; its past input is an explicit argument.
 
-    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+    The kernel is causal (what serves: the past never changes) unless ``causal`` is False (the paper's
+    bidirectional model): then it is centred and takes no past. Weights are the same either way.
+    """
+
+    def __init__(self, dim: int, kernel: int, dropout: float, *, causal: bool = True) -> None:
         super().__init__()
-        self.kernel = kernel
+        self.kernel, self.causal = kernel, causal
         self.norm = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, 2 * dim)
         self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim)
         self.inner_norm = nn.LayerNorm(dim)
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(dim, dim), nn.Dropout(dropout))
 
-    def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x [B, T, D], tail [B, k-1, D] or None for zeros → output, gated input (next tails) [B, T, D]."""
+    def forward(self, x: Tensor, tail: Tensor | None, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [B, T, D], tail [B, k-1, D] or None for zeros → output, gated input (next tails) [B, T, D].
+
+        valid: bool [B, T] or None; frames where it is False (padding) are silent to their neighbours.
+        """
         gated = F.glu(self.expand(self.norm(x)), dim=-1)
-        padding = (0, 0, self.kernel - 1, 0)
-        padded = F.pad(gated, padding) if tail is None else torch.cat([tail, gated], dim=1)
+        if valid is not None:
+            gated = gated * valid[..., None]
+        if not self.causal:
+            padded = F.pad(gated, (0, 0, (self.kernel - 1) // 2, self.kernel // 2))
+        elif tail is None:
+            padded = F.pad(gated, (0, 0, self.kernel - 1, 0))
+        else:
+            padded = torch.cat([tail, gated], dim=1)
         mixed = self.depthwise(padded.transpose(1, 2)).transpose(1, 2)
         return self.out(self.inner_norm(mixed)), gated
+
+    def two_copies(self, x: Tensor, own: Tensor) -> Tensor:
+        """Clean and noised copy of a sequence at once, [B, 2 F, D] → [B, 2 F, D]; see ``two_copies.py``.
+
+        own: bool [k, F], whether the frame j places earlier lies in the same block. The noised copy hears
+        noised frames of its own block and clean ones of earlier blocks, as it does when it streams.
+        """
+        clean, noised = F.glu(self.expand(self.norm(x)), dim=-1).chunk(2, dim=1)
+        frames = clean.shape[1]
+        padded = [F.pad(part, (0, 0, self.kernel - 1, 0)) for part in (clean, noised)]
+        first = self.depthwise(padded[0].transpose(1, 2)).transpose(1, 2)
+        weight = self.depthwise.weight[:, 0]
+        second = self.depthwise.get_parameter("bias").expand_as(clean)
+        for back in range(self.kernel):
+            start = self.kernel - 1 - back
+            past, same = (part[:, start : start + frames] for part in padded)
+            second = second + weight[:, start] * torch.where(own[back, :, None], same, past)
+        return self.out(self.inner_norm(torch.cat([first, second], dim=1)))
 
 
 class CrossAttention(nn.Module):
@@ -115,13 +146,21 @@ class ConformerBlock(nn.Module):
     """Macaron Conformer block; with ``cross`` it attends to identity tokens after self-attention."""
 
     def __init__(
-        self, dim: int, heads: int, hidden: int, kernel: int, dropout: float, *, cross: bool
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        kernel: int,
+        dropout: float,
+        *,
+        cross: bool,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         self.feed_in = FeedForward(dim, hidden, dropout)
         self.attention = Attention(dim, heads)
         self.cross = CrossAttention(dim, heads) if cross else None
-        self.convolution = CausalConvolution(dim, kernel, dropout)
+        self.convolution = CausalConvolution(dim, kernel, dropout, causal=causal)
         self.feed_out = FeedForward(dim, hidden, dropout)
         self.norm = nn.LayerNorm(dim)
 
@@ -132,17 +171,39 @@ class ConformerBlock(nn.Module):
         mask: Tensor,
         past: tuple[Tensor, Tensor, Tensor] | None = None,
         context: Tensor | None = None,
+        valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x [B, T, D]; past = keys, values [B, W, D] and convolution tail [B, k-1, D].
 
+        valid: bool [B, T], False where a frame is padding (attention is told by ``mask``).
         Returns the output and this call's keys, values and gated convolution input, each [B, T, D].
         """
+        x, key, value = self._attend(x, rotary, mask, None if past is None else past[:2], context)
+        convolved, gated = self.convolution(x, None if past is None else past[2], valid)
+        return self._finish(x + convolved), key, value, gated
+
+    def two_copies(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, own: Tensor, context: Tensor | None
+    ) -> Tensor:
+        """Clean and noised copy of a sequence, [B, 2 F, D] → [B, 2 F, D]; see ``two_copies.py``."""
+        x = self._attend(x, rotary, mask, None, context)[0]
+        return self._finish(x + self.convolution.two_copies(x, own))
+
+    def _attend(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor,
+        past: tuple[Tensor, Tensor] | None,
+        context: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x = x + 0.5 * self.feed_in(x)
-        attended, key, value = self.attention(x, rotary, mask, None if past is None else past[:2])
+        attended, key, value = self.attention(x, rotary, mask, past)
         x = x + attended
         if self.cross is not None and context is not None:
             x = x + self.cross(x, context)
-        convolved, gated = self.convolution(x, None if past is None else past[2])
-        x = x + convolved
+        return x, key, value
+
+    def _finish(self, x: Tensor) -> Tensor:
         x = x + 0.5 * self.feed_out(x)
-        return self.norm(x), key, value, gated
+        return self.norm(x)

@@ -1,68 +1,43 @@
-"""Speech → landmark motion: a block-causal diffusion Conformer that predicts x0 (paper 3.3)."""
+"""Speech → landmark motion: a diffusion Conformer that predicts x0 (paper 3.3), of any size.
+
+One network, two attention patterns: block-causal (what serves) and bidirectional (the paper's). They differ
+in the mask that is passed in and in ``MotionConfig.causal``, never in the weights.
+
+Where the paper's text and its Table 9 disagree: an audio encoder with the printed hidden width of 768 would
+have 44M parameters; the table's 24.6M come out with 512. The table's 188M for the Conformer backbone need,
+over the 153.7M of twelve blocks, the per-block speech and identity MLPs, whose width is not printed (512
+here). Positions are rotary, since relative ones are not mentioned and would cost parameters.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mytalk.models.conformer import ConformerBlock, rotary_tables
+from mytalk.models.feature_audio import FeatureAudioEncoder
+from mytalk.models.motion_config import (
+    AUDIO_PER_FRAME,
+    CROSS,
+    MEL_PER_AUDIO_FRAME,
+    RIGHT_AUDIO_FRAMES,
+    MotionConfig,
+)
 
-MEL_PER_AUDIO_FRAME = 2  # 100 Hz log-mel → 50 Hz
-AUDIO_PER_FRAME = 2  # 50 Hz → 25 frames/s
-RIGHT_AUDIO_FRAMES = 1  # right context of the last convolution: 20 ms, counted as delay
-
-
-@dataclass(frozen=True, slots=True)
-class MotionConfig:
-    """Sizes of the motion model (``tiny``).
-
-    coefficients: C, principal components of the compact landmarks' displacement.
-    window: W, known frames kept. tokens: T, most frames of one streamed call.
-    audio_band: 50 Hz frames an audio layer looks back.
-    """
-
-    coefficients: int = 32
-    compact: int = 178
-    upper: int = 124
-    identity: int = 64
-    identity_tokens: int = 4
-    dim: int = 160
-    layers: int = 4
-    heads: int = 4
-    hidden: int = 320
-    kernel: int = 5
-    audio_dim: int = 128
-    audio_layers: int = 2
-    audio_heads: int = 4
-    audio_hidden: int = 256
-    audio_kernel: int = 5
-    audio_band: int = 16
-    mels: int = 80
-    window: int = 240
-    tokens: int = 8
-    dropout: float = 0.1
-
-    @property
-    def left_audio_frames(self) -> int:
-        """50 Hz frames before the first token that its feature can depend on, and two more for alignment."""
-        reach = self.audio_layers * (self.audio_band - 1 + self.audio_kernel - 1) + 3
-        return reach + reach % 2 + 2
-
-    @property
-    def mel_frames(self) -> int:
-        """M, log-mel frames of one streamed call."""
-        return MEL_PER_AUDIO_FRAME * (
-            self.left_audio_frames + AUDIO_PER_FRAME * self.tokens + RIGHT_AUDIO_FRAMES
-        )
-
-    @property
-    def mel_right(self) -> int:
-        """Log-mel frames after the end of the last token."""
-        return MEL_PER_AUDIO_FRAME * RIGHT_AUDIO_FRAMES
+__all__ = [
+    "AUDIO_PER_FRAME",
+    "MEL_PER_AUDIO_FRAME",
+    "RIGHT_AUDIO_FRAMES",
+    "AudioEncoder",
+    "Denoiser",
+    "MotionConfig",
+    "MotionModel",
+    "noise_schedule",
+]
 
 
 class AudioEncoder(nn.Module):
@@ -91,7 +66,7 @@ class AudioEncoder(nn.Module):
         x = ((log_mel + 6.0) / 3.0).transpose(1, 2)
         x = F.silu(self.stem(F.pad(x, (2, 0)))).transpose(1, 2)
         count = x.shape[1]
-        index = torch.arange(count)
+        index = torch.arange(count, device=x.device)
         distance = index[:, None] - index[None]
         mask = ((distance >= 0) & (distance < config.audio_band))[None, None]
         cos, sin = rotary_tables(index[None], config.audio_dim // config.audio_heads)
@@ -108,29 +83,72 @@ def noise_schedule(level: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Denoiser(nn.Module):
-    """Conformer backbone that predicts x0 of every frame from its own noise level."""
+    """Conformer backbone that predicts x0 of every frame from its own noise level (paper 3.3.1, 3.3.3).
+
+    Upper-face landmarks of the same frame are concatenated to the noised lower face (the "prefix"), the time
+    step is added at the input of every block, speech too, through an MLP of the block's own. Identity comes
+    in as ``MotionConfig.condition`` says (Table 5); cross-attention sees ``identity_tokens`` tokens that an
+    MLP makes of it, one MLP for all blocks (tiny) or one per block: the paper has a single vector, over which
+    attention would have nothing to choose.
+    """
 
     def __init__(self, config: MotionConfig) -> None:
         super().__init__()
         self.config = config
-        dim = config.dim
-        self.enter = nn.Linear(config.coefficients + config.upper + 1, dim)
-        self.time = nn.Sequential(nn.Linear(64, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.identity = nn.Sequential(
-            nn.Linear(config.identity, dim), nn.SiLU(), nn.Linear(dim, config.identity_tokens * dim)
-        )
+        dim, key, cross = config.dim, config.condition_width, config.condition in CROSS
+        beside = key if config.condition == "key_concat" else 0
+        self.enter = nn.Linear(config.coefficients + config.upper + 1 + beside, dim)
+        self.time = nn.Sequential(nn.Linear(config.time_width, dim), nn.SiLU(), nn.Linear(dim, dim))
+        if cross and not config.identity_per_block:
+            self.identity: nn.Module = _mlp(key, config.hidden_of_mlp, config.identity_tokens * dim)
+        elif cross:
+            self.identity = nn.ModuleList(
+                _mlp(key, config.hidden_of_mlp, config.identity_tokens * dim) for _ in range(config.layers)
+            )
+        elif config.condition == "key_add":
+            self.key = _mlp(key, config.hidden_of_mlp, dim)
         self.speech = nn.ModuleList(
-            nn.Sequential(nn.Linear(config.audio_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-            for _ in range(config.layers)
+            _mlp(config.audio_dim, config.hidden_of_mlp, dim) for _ in range(config.layers)
         )
         self.blocks = nn.ModuleList(
-            ConformerBlock(dim, config.heads, config.hidden, config.kernel, config.dropout, cross=True)
+            ConformerBlock(
+                dim,
+                config.heads,
+                config.hidden,
+                config.kernel,
+                config.dropout,
+                cross=cross,
+                causal=config.causal,
+            )
             for _ in range(config.layers)
         )
         self.leave = nn.Linear(dim, config.coefficients)
 
+    def embed(
+        self, noised: Tensor, level: Tensor, upper: Tensor, identity: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        """Input tokens, time embedding [B, T, D] and each block's identity tokens [B, N, D] (or None)."""
+        known = (level == 0).to(noised.dtype)[..., None]
+        parts = [noised, upper, known]
+        if self.config.condition == "key_concat":
+            parts.append(identity[:, None].expand(-1, noised.shape[1], -1))
+        x = self.enter(torch.cat(parts, dim=-1))
+        if self.config.condition == "key_add":
+            x = x + self.key(identity)[:, None]
+        return x, self._time_embedding(level), self._contexts(identity)
+
+    def _contexts(self, identity: Tensor) -> list[Tensor | None]:
+        tokens = (self.config.identity_tokens, -1)
+        if self.config.condition not in CROSS:
+            return [None] * self.config.layers
+        if isinstance(self.identity, nn.ModuleList):
+            return [project(identity).unflatten(-1, tokens) for project in self.identity]
+        shared: Tensor = self.identity(identity).unflatten(-1, tokens)
+        return [shared] * self.config.layers
+
     def _time_embedding(self, level: Tensor) -> Tensor:
-        frequency = torch.exp(torch.arange(32) * (-4.0 / 31) * 2.302585)
+        half = self.config.time_width // 2
+        frequency = torch.exp(torch.arange(half, device=level.device) * (-4.0 / (half - 1)) * 2.302585)
         angle = level[..., None] * 1000.0 * frequency
         return self.time(torch.cat([angle.sin(), angle.cos()], dim=-1))
 
@@ -144,30 +162,39 @@ class Denoiser(nn.Module):
         rotary: tuple[Tensor, Tensor],
         mask: Tensor,
         past: tuple[Tensor, Tensor, Tensor] | None = None,
+        valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Predict x0 (paper Eq. 3).
 
         noised [B, T, C]; level [B, T] 0..1, 0 = known; speech [B, T, audio_dim]; upper [B, T, U];
-        identity [B, E]; mask bool [B, 1, T, (W +) T]; past: keys, values [B, L, W, D], tails [B, L, k-1, D].
+        identity [B, condition_width]; mask bool [B, 1, T, (W +) T]; past: keys, values [B, L, W, D], tails
+        [B, L, k-1, D] (causal models only); valid: bool [B, T], False where a frame is padding.
         Returns x0 [B, T, C] and this call's keys, values, gated inputs, each [B, L, T, D].
         """
-        known = (level == 0).to(noised.dtype)[..., None]
-        x = self.enter(torch.cat([noised, upper, known], dim=-1))
-        time = self._time_embedding(level)
-        context = self.identity(identity).unflatten(-1, (self.config.identity_tokens, -1))
+        x, time, contexts = self.embed(noised, level, upper, identity)
         memory: list[tuple[Tensor, Tensor, Tensor]] = []
         for i, (block, project) in enumerate(zip(self.blocks, self.speech, strict=True)):
             layer_past = None if past is None else (past[0][:, i], past[1][:, i], past[2][:, i])
-            x, key, value, gated = block(x + time + project(speech), rotary, mask, layer_past, context)
+            arguments = (x + time + project(speech), rotary, mask, layer_past, contexts[i], valid)
+            if self.config.recompute and self.training:
+                x, key, value, gated = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                x, key, value, gated = block(*arguments)
             memory.append((key, value, gated))
         keys, values, gates = (torch.stack(part, dim=1) for part in zip(*memory, strict=True))
         return self.leave(x), keys, values, gates
 
 
-class MotionModel(nn.Module):
-    """Audio encoder + denoiser + the linear code of displacements (principal components, fixed).
+def _mlp(wide_in: int, hidden: int, wide_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(wide_in, hidden), nn.SiLU(), nn.Linear(hidden, wide_out))
 
-    Buffers: basis [C, Kc·3] and scale [C] turn coefficients into displacements in canonical units.
+
+class MotionModel(nn.Module):
+    """Audio encoder + denoiser + the fixed linear code of displacements.
+
+    Code ``components``: principal components; buffers basis [C, Kc·x] and scale [C] turn coefficients into
+    displacements in canonical units (x = ``coordinates`` per point). Code ``raw`` (the paper's): coefficients
+    are the displacements themselves, divided by ``scale``.
     """
 
     basis: Tensor
@@ -178,21 +205,24 @@ class MotionModel(nn.Module):
     def __init__(self, config: MotionConfig) -> None:
         super().__init__()
         self.config = config
-        self.audio = AudioEncoder(config)
+        self.audio = AudioEncoder(config) if config.speech == "log_mel" else FeatureAudioEncoder(config)
         self.denoiser = Denoiser(config)
-        width = config.compact * 3
-        self.register_buffer("basis", torch.zeros(config.coefficients, width))
-        self.register_buffer("inverse", torch.zeros(width, config.coefficients))
+        width = config.compact * config.coordinates
+        if config.code == "components":
+            self.register_buffer("basis", torch.zeros(config.coefficients, width))
+            self.register_buffer("inverse", torch.zeros(width, config.coefficients))
         self.register_buffer("scale", torch.ones(config.coefficients))
         self.register_buffer("mean", torch.zeros(width))
 
     def to_displacement(self, coefficients: Tensor) -> Tensor:
-        """[..., C] → displacement [..., Kc·3], canonical units."""
-        return (coefficients * self.scale) @ self.basis + self.mean
+        """[..., C] → displacement [..., Kc·x], canonical units."""
+        moved = coefficients * self.scale
+        return (moved @ self.basis if self.config.code == "components" else moved) + self.mean
 
     def to_coefficients(self, displacement: Tensor) -> Tensor:
-        """Displacement [..., Kc·3] → [..., C]."""
-        return (displacement - self.mean) @ self.inverse / self.scale
+        """Displacement [..., Kc·x] → [..., C]."""
+        moved = displacement - self.mean
+        return (moved @ self.inverse if self.config.code == "components" else moved) / self.scale
 
     def sample(
         self,
@@ -210,7 +240,7 @@ class MotionModel(nn.Module):
         levels = [1 - i / steps for i in range(steps + 1)]
         clean = x
         for now, then in pairwise(levels):
-            level = torch.full(x.shape[:2], now)
+            level = torch.full(x.shape[:2], now, device=x.device)
             clean = self.denoiser(x, level, speech, upper, identity, rotary, mask, past)[0]
             alpha, sigma = noise_schedule(torch.tensor(now))
             next_alpha, next_sigma = noise_schedule(torch.tensor(then))
