@@ -12,7 +12,7 @@ from mytalk.models.conformer import rotary_tables  # noqa: E402
 from mytalk.models.identity import ArcFace, IdentityExtractor  # noqa: E402
 from mytalk.models.motion import MotionConfig, MotionModel, noise_schedule  # noqa: E402
 from mytalk.models.streaming import AppearanceDecoder, StreamingHop, initial_state  # noqa: E402
-from training.motion import block_mask  # noqa: E402
+from training.motion_loss import block_mask  # noqa: E402
 
 CONFIG = MotionConfig(
     coefficients=6,
