@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from mytalk.actor import list_actors, load_actor
 from mytalk.actor_make import SYNTHETIC, ActorSource, make_actor
@@ -46,15 +47,21 @@ Needs MediaPipe to find the face: run `make actors` once (and Debian's libgl1, l
 def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on stderr; what it yields takes (stage, done, in all)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
-        tasks: dict[str, object] = {}
+    bar = Progress(*columns, console=Console(stderr=True), disable=quiet)
+    tasks: dict[str, TaskID] = {}
 
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+    def report(stage: str, done: int, total: int) -> None:
+        if not tasks:
+            bar.start()  # not before there is something to show: an error at once is one line, not two
+        if stage not in tasks:
+            tasks[stage] = bar.add_task(stage, total=total)
+        bar.update(tasks[stage], completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        if tasks:
+            bar.stop()
 
 
 @contextmanager
@@ -129,6 +136,18 @@ def _actor_check(args: argparse.Namespace, _: EngineMaker) -> None:
         actor.close()
 
 
+def _save(picture: Image.Image, path: Path) -> None:
+    """Write a PNG that appears under its name when it is complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        picture.save(temporary, format="PNG")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise MyTalkError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _actor_show(args: argparse.Namespace, make_engine: EngineMaker) -> None:
     actor = load_actor(args.actor)
     renderer = None
@@ -139,10 +158,7 @@ def _actor_show(args: argparse.Namespace, make_engine: EngineMaker) -> None:
     sheet = contact_sheet(actor, renderer)
     card = actor.card
     if args.out is not None:
-        try:
-            Image.fromarray(sheet).save(args.out)
-        except (OSError, ValueError) as error:
-            raise MyTalkError(f"{args.out}: cannot be written ({error})") from error
+        _save(Image.fromarray(sheet), args.out)
     print(f"{card.name}: {card.title}")
     print(f"  {card.frames} frames of {card.width}×{card.height}, {card.fps} a second, layout {card.layout}")
     print(f"  licence: {card.licence or 'not stated'}\n  consent: {card.consent or 'not stated'}")
@@ -270,5 +286,12 @@ def main(argv: list[str] | None = None, make_engine: EngineMaker = _load_engine)
     return 0
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    # A terminal that is closed, or a polite kill, must leave as little behind as Ctrl-C.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     sys.exit(main())

@@ -38,6 +38,7 @@ from mytalk.video_out import VideoWriter
 OUTPUT_CRF = 16
 OUTPUT_NAMES = (".mp4", ".m4v", ".mov")
 RENDER_BATCH = 8
+BATCH_BYTES = 48 * 1024 * 1024  # of source pictures; larger ones come in smaller batches
 FADE_S = 0.16  # between the source's own mouth and ours, where the face comes or goes
 
 Progress = Callable[[str, int, int], None]  # (stage, done, in all; 0 when unknown)
@@ -180,12 +181,13 @@ def _rendered(
     """Output pictures, in order, rendered a batch at a time."""
     count = len(plan.shown)
     pictures = pictures_back_and_forth(source.path, source.info, source.line.times_s, count)
-    for first in range(0, count, RENDER_BATCH):
-        batch = list(islice(pictures, min(RENDER_BATCH, count - first)))
+    first, size = 0, 1
+    while batch := list(islice(pictures, size)):
         said = [motion.at(plan.middle_s(first + i)) for i in range(len(batch))]
-        yield from _batch_rendered(
-            source, batch, plan.shown[first : first + len(batch)], said, engine, layout
-        )
+        shown = plan.shown[first : first + len(batch)]
+        yield from _batch_rendered(source, batch, shown, said, engine, layout)
+        first += len(batch)
+        size = max(1, min(RENDER_BATCH, BATCH_BYTES // batch[0].nbytes))
 
 
 def _check_paths(video: Path, speech: Path, out: Path) -> None:

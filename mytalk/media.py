@@ -13,14 +13,15 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import av
 
 from mytalk.errors import BadInput
-from mytalk.picture import CHROMA, Picture, kept_format
+from mytalk.picture import BT709, CHROMA, JPEG, MPEG, Picture, evened, kept_format
 from mytalk.types import I16, U8
 
 DEFAULT_FPS = Fraction(25)
 SEEK_MARGIN_S = 1.0  # reading starts so much earlier, to have the picture that is shown at the start
 PROBED_PICTURES = 8  # that many are looked at for interlacing
 HDR_CURVES = {16: "HDR (PQ)", 18: "HDR (HLG)"}  # transfer characteristics, ISO/IEC 23091-2
-EXACT_LENGTH = ("mp4", "matroska", "wav", "avi")  # containers whose header tells the length reliably
+EXACT_LENGTH = ("mp4", "matroska")  # containers whose header tells the length reliably
+STREAMED_RIFF = 0x7FFF0000  # a length from which on it is a stand-in for an unknown one
 CUT_OFF_S, CUT_OFF_SHARE = 1.0, 0.05  # that much missing at the end, by both, is a file that was cut off
 
 
@@ -77,10 +78,23 @@ def check_file(path: Path, what: str) -> None:
         raise BadInput(f"{path}: the file is empty")
 
 
+def _check_riff(path: Path) -> None:
+    """Raise ``BadInput`` for a WAV or AVI file that is shorter than it says; FFmpeg would not mind."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    size = int.from_bytes(head[4:8], "little")
+    # Programs that write to a pipe cannot know the size, and say the largest one instead.
+    if head[:4] == b"RIFF" and path.stat().st_size < size + 7 and size < STREAMED_RIFF:
+        raise BadInput(
+            f"{path}: the file is cut off or damaged: {path.stat().st_size} of {size + 8} bytes", "cut_off"
+        )
+
+
 @contextmanager
 def _opened(path: Path, what: str) -> Iterator[Any]:
     check_file(path, what)
     try:
+        _check_riff(path)
         with av.open(str(path)) as container:
             yield container
     except (av.FFmpegError, PermissionError) as error:
@@ -140,6 +154,11 @@ def _probed(container: Any, path: Path) -> VideoInfo:
     frame = some[0]
     turns = round(frame.rotation / 90) % 4
     name = kept_format(frame.format.name)
+    colour = (frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range)
+    if frame.format.is_rgb:
+        colour = (1, 1, 1, 1)
+    if len(some) == 1 and name in ("yuv444p", "yuvj444p", "yuv422p", "yuvj422p"):
+        name = "yuvj420p" if "j" in name else "yuv420p"  # a film made of a photograph is to play anywhere
     across, down = CHROMA[name]
     size, aspect = (frame.width, frame.height), Fraction(stream.sample_aspect_ratio or 1)
     if turns % 2:
@@ -156,12 +175,7 @@ def _probed(container: Any, path: Path) -> VideoInfo:
         turns=turns,
         interlaced=any(f.interlaced_frame for f in some),
         format=name,
-        colour=(
-            int(frame.colorspace),
-            int(frame.color_primaries),
-            int(frame.color_trc),
-            int(frame.color_range),
-        ),
+        colour=(int(colour[0]), int(colour[1]), int(colour[2]), int(colour[3])),
     )
 
 
@@ -171,8 +185,8 @@ def probe_video(path: Path) -> VideoInfo:
         return _probed(container, path)
 
 
-def _filters(info: VideoInfo, size: tuple[int, int]) -> list[tuple[str, str]]:
-    """What makes a frame of a coded size progressive, upright and even: filters with their arguments."""
+def _filters(info: VideoInfo) -> list[tuple[str, str]]:
+    """What makes a frame progressive and upright: filters with their arguments."""
     chain = []
     if info.interlaced:
         chain.append(("bwdif", "mode=send_frame:deint=interlaced"))
@@ -180,12 +194,23 @@ def _filters(info: VideoInfo, size: tuple[int, int]) -> list[tuple[str, str]]:
         chain += [("hflip", ""), ("vflip", "")]
     elif info.turns:
         chain.append(("transpose", "cclock" if info.turns == 1 else "clock"))
-    width, height = size[::-1] if info.turns % 2 else size
-    right, bottom = info.coded[0] - width, info.coded[1] - height
-    if (right, bottom) in ((0, 1), (1, 0), (1, 1)):
-        chain.append(("pad", f"{info.coded[0]}:{info.coded[1]}"))
-        chain.append(("fillborders", f"left=0:right={right}:top=0:bottom={bottom}:mode=smear"))
     return chain
+
+
+def _converted(frame: Any, info: VideoInfo) -> Any:
+    """A frame in the format that is kept; from RGB it becomes BT.709."""
+    if frame.format.name == info.format:
+        return frame
+    full = frame.format.name.startswith("yuvj") or int(frame.color_range) == JPEG
+    out = frame.reformat(
+        format=info.format,
+        src_color_range=JPEG if full else MPEG,
+        dst_color_range=info.colour[3] or MPEG,
+        dst_colorspace=BT709 if frame.format.is_rgb else None,
+        interpolation="BICUBIC",
+    )
+    out.colorspace, _, _, out.color_range = info.colour
+    return out
 
 
 class _Preparation:
@@ -198,7 +223,7 @@ class _Preparation:
 
     def _build(self, frame: Any) -> None:
         self._size, self._graph = (frame.width, frame.height), None
-        chain = _filters(self._info, self._size)
+        chain = _filters(self._info)
         if not chain:
             return
         graph = av.filter.Graph()
@@ -230,7 +255,7 @@ class _Preparation:
                     yield from map(self._fitted, self._pulled())
                 self._build(raw)
             pts, base = raw.pts, raw.time_base
-            frame = raw if raw.format.name == self._info.format else raw.reformat(format=self._info.format)
+            frame = _converted(raw, self._info)
             frame.pts, frame.time_base = pts, base
             if self._graph is None:
                 yield self._fitted(frame)
@@ -242,12 +267,17 @@ class _Preparation:
             yield from map(self._fitted, self._pulled())
 
     def _fitted(self, frame: Any) -> Any:
-        """A stream may change its size on the way; the first one holds."""
+        """An odd size becomes even. A stream may change its size on the way, too; then the first one
+        holds.
+        """
         width, height = self._info.coded
         if (frame.width, frame.height) == (width, height):
             return frame
         pts, base = frame.pts, frame.time_base
-        frame = frame.reformat(width, height, interpolation="BICUBIC")
+        if 0 <= width - frame.width <= 1 and 0 <= height - frame.height <= 1:
+            frame = evened(frame, width, height)
+        else:
+            frame = frame.reformat(width, height, interpolation="BICUBIC")
         frame.pts, frame.time_base = pts, base
         return frame
 

@@ -37,7 +37,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, pixels; right and b
 
 def kept_format(name: str) -> str:
     """The pixel format in which a picture of any format is worked on: its own, or the nearest one."""
-    if name in CHROMA:
+    if name in CHROMA and name != "rgb24":
         return name
     deep = name.endswith(("le", "be"))  # only samples of more than a byte have an order of bytes
     if "rgb" in name or "bgr" in name or "gbr" in name or "444" in name:
@@ -175,6 +175,18 @@ def _copy(frame: Any) -> Any:
     copy.color_range, copy.colorspace = frame.color_range, frame.colorspace
     copy.color_primaries, copy.color_trc = frame.color_primaries, frame.color_trc
     return copy
+
+
+def evened(frame: Any, width: int, height: int) -> Any:
+    """A frame whose last column or row is repeated once, where it takes that to get to a size."""
+    if (frame.width, frame.height) == (width, height):
+        return frame
+    out = av.VideoFrame(width, height, frame.format.name)
+    for source, target in zip(_planes(frame), _planes(out), strict=True):
+        missing = [(0, b - a) for a, b in zip(source.shape, target.shape, strict=True)]
+        target[:] = np.pad(source, missing, mode="edge")
+    out.color_range, out.colorspace = frame.color_range, frame.colorspace
+    return out
 
 
 def _planes(frame: Any) -> list[npt.NDArray[Any]]:

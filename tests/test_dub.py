@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -7,13 +8,22 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
+from mytalk.compose import hidden_mask
 from mytalk.dub import dub
 from mytalk.errors import BadInput
-from mytalk.media import probe_video, read_at_rate, read_speech
-from mytalk.types import I16
+from mytalk.faces import track_face
+from mytalk.follow import find_face
+from mytalk.landmarks.normalise import crop_matrices
+from mytalk.media import probe_video, read_at_rate, read_frames, read_speech
+from mytalk.picture import Picture, planes
+from mytalk.spool import Spool
+from mytalk.types import F32, I16
+from mytalk.video_out import VideoWriter
 from tests.fakes import FAKE_SPEC, FakeEngine, voice
 from tests.small_actor import (
+    LAYOUT,
     RATE,
     TALKING_FACE,
     fitting_engine,
@@ -100,6 +110,81 @@ def test_frames_without_a_face_pass_through(tmp_path: Path) -> None:
     assert report.untouched >= 9
     last = list(read_at_rate(tmp_path / "out.mp4", RATE))[-1]
     assert np.abs(last.astype(int) - pictures[-1]).mean() < 2.5
+
+
+@pytest.mark.mediapipe
+def test_before_encoding_all_but_the_mask_is_the_source_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
+    handed: list[Picture] = []
+    add_frame = VideoWriter.add_frame
+
+    def watched(writer: VideoWriter, picture: Picture, time_s: float | None = None) -> None:
+        handed.append(picture)
+        add_frame(writer, picture, time_s)
+
+    monkeypatch.setattr(VideoWriter, "add_frame", watched)
+    speech = write_wav(tmp_path / "a.wav", voice(0.4))
+    dub(TALKING_FACE, speech, tmp_path / "out.mp4", fitting_engine())
+    assert len(handed) == 10
+    raw, landmarks = Spool((478, 3)), Spool((478, 3))
+    sources = list(islice(read_frames(TALKING_FACE), 10))
+    find_face(sources, raw, "it")
+    matrices = crop_matrices(track_face(raw, landmarks, LAYOUT, "it").poses)
+    for source, out, matrix in zip(sources, handed, matrices, strict=True):
+        hidden = mask_in_frame(matrix)
+        for number, (before, after) in enumerate(zip(planes(source), planes(out), strict=True)):
+            # A sample of colour stands for four pixels.
+            near = hidden if number == 0 else hidden.reshape(128, 2, 128, 2).any(axis=(1, 3))
+            np.testing.assert_array_equal(before[~near], after[~near])
+            assert (before[near] != after[near]).mean() > 0.3
+
+
+def mask_in_frame(matrix: F32) -> np.ndarray:
+    """Which pixels of a 256×256 frame the mask can reach, one pixel of interpolation included."""
+    y, x = np.mgrid[:256, :256] + 0.5
+    back = np.linalg.inv(np.vstack([matrix, (0, 0, 1)]))
+    u, v = (np.floor(back[i, 0] * x + back[i, 1] * y + back[i, 2]).astype(int) for i in range(2))
+    near = np.zeros((256, 256), bool)
+    for dx in (-1, 0, 1):
+        for dy in (-1, 0, 1):
+            a, b = np.clip(u + dx, 0, 255), np.clip(v + dy, 0, 255)
+            near |= hidden_mask()[b, a] > 0
+    return near
+
+
+@pytest.mark.mediapipe
+def test_a_still_picture_speaks(tmp_path: Path) -> None:
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
+    still = tmp_path / "me.png"
+    Image.fromarray(next(read_at_rate(TALKING_FACE, RATE))).save(still)
+    speech = write_wav(tmp_path / "a.wav", voice(0.4))
+    report = dub(still, speech, tmp_path / "out.mp4", fitting_engine())
+    assert (report.frames, report.untouched) == (10, 0)
+    assert len(list(read_frames(tmp_path / "out.mp4"))) == 10
+
+
+@pytest.mark.mediapipe
+def test_a_film_at_no_fixed_rate_keeps_its_times_and_an_anamorphic_one_its_shape(tmp_path: Path) -> None:
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
+    video, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    times = np.cumsum([0, 0.02, 0.07, 0.03, 0.04, 0.11, 0.03, 0.05])
+    like = replace(probe_video(TALKING_FACE), aspect=Fraction(2), coded=(128, 256))
+    with VideoWriter(video, width=128, height=256, fps=RATE, crf=12, like=like, regular=False) as writer:
+        for time_s, picture in zip(times, read_frames(TALKING_FACE), strict=False):
+            narrow = picture.frame.reformat(128, 256)
+            writer.add_frame(Picture(0.0, narrow), float(time_s))
+    speech = write_wav(tmp_path / "a.wav", voice(0.5))
+    report = dub(video, speech, out, fitting_engine())
+    assert (report.untouched, len(report.notes)) == (0, 2)
+    info = probe_video(out)
+    assert (info.coded, info.aspect) == ((128, 256), 2)
+    got = [p.time_s for p in read_frames(out)]
+    steps = np.diff(times)
+    expected = np.concatenate([[0], np.cumsum(np.concatenate([steps, steps[::-1]]))])
+    assert got == pytest.approx(expected[: len(got)].tolist(), abs=1e-3)
+    assert len(got) == int((expected < 0.5).sum())
 
 
 @pytest.mark.mediapipe

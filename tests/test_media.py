@@ -15,6 +15,7 @@ from mytalk.media import (
     at_rate,
     probe_video,
     read_at_rate,
+    read_frames,
     read_pictures,
     read_speech,
     scaled_size,
@@ -110,6 +111,37 @@ def test_speech_is_read_at_any_rate(tmp_path: Path) -> None:
         assert np.abs(got.astype(float)).max() > 2000
 
 
+@pytest.mark.parametrize(
+    ("codec", "rate", "layout"),
+    [
+        ("pcm_s16le", 48_000, "stereo"),
+        ("pcm_s16le", 8_000, "mono"),
+        ("pcm_f32le", 44_100, "mono"),
+        ("pcm_s24le", 96_000, "stereo"),
+        ("pcm_u8", 11_025, "mono"),
+        ("pcm_mulaw", 8_000, "mono"),
+    ],
+)
+def test_any_wav_will_do(tmp_path: Path, codec: str, rate: int, layout: str) -> None:
+    """Stereo, telephone rates, float, 24 bits: a tone of 220 Hz comes out of all of them."""
+    path = tmp_path / "a.wav"
+    tone = (0.5 * np.sin(2 * np.pi * 220 * np.arange(rate) / rate)).astype(np.float32)
+    channels = 2 if layout == "stereo" else 1
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        converter = av.AudioResampler(format=stream.format.name, layout=layout, rate=rate)
+        frame = av.AudioFrame.from_ndarray(np.tile(tone, (channels, 1)), format="fltp", layout=layout)
+        frame.sample_rate = rate
+        for converted in converter.resample(frame):
+            container.mux(stream.encode(converted))
+        container.mux(stream.encode(None))
+    got = np.concatenate(list(read_speech(path, 48_000))).astype(float) / 32768
+    assert len(got) == pytest.approx(48_000, abs=100)
+    spectrum = np.abs(np.fft.rfft(got[:48_000]))
+    assert int(np.argmax(spectrum)) == 220
+    assert np.abs(got).max() == pytest.approx(0.5, abs=0.05)
+
+
 def test_stereo_wav_becomes_mono(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     with av.open(str(path), "w") as container:
@@ -158,3 +190,121 @@ def test_a_cut_off_file_gives_what_is_there(tmp_path: Path) -> None:
     damaged[middle : middle + 60] = os.urandom(60)
     video.write_bytes(damaged)
     assert len(list(islice(read_at_rate(video, Fraction(25)), 40))) > 10
+
+
+def encoded(path: Path, frames: list[av.VideoFrame], codec: str = "libx264", **settings: str) -> Path:
+    """A video of frames as they are; settings: encoder options, and pix_fmt and aspect of the stream."""
+    aspect, form = settings.pop("aspect", "1"), settings.pop("pix_fmt", frames[0].format.name)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"crf": "8", **settings})
+        stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, form
+        stream.codec_context.sample_aspect_ratio = Fraction(aspect)
+        for number, frame in enumerate(frames):
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def coded(
+    pictures: list[np.ndarray], form: str = "yuv420p", space: int = 5, full: bool = False
+) -> list[av.VideoFrame]:
+    frames = []
+    for picture in pictures:
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frames.append(frame.reformat(format=form, dst_colorspace=space, dst_color_range=2 if full else 1))
+    return frames
+
+
+def test_pixels_that_are_not_square_keep_their_shape_and_are_told(tmp_path: Path) -> None:
+    video = encoded(tmp_path / "a.mp4", coded(small_pictures(3, 64, 96)), aspect="2")
+    info = probe_video(video)
+    assert (info.coded, info.aspect, info.width, info.height) == ((64, 96), 2, 128, 96)
+    picture = next(read_frames(video))
+    assert (picture.width, picture.height, picture.aspect) == (64, 96, 2.0)
+    assert next(read_pictures(video)).rgb.shape == (96, 128, 3)
+
+
+@pytest.mark.parametrize("form", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le"])
+def test_pixel_formats_are_kept(tmp_path: Path, form: str) -> None:
+    pictures = small_pictures(3, 64, 48)
+    frames = coded(pictures, form, full=form.startswith("yuvj"))
+    video = encoded(tmp_path / "a.mkv", frames)
+    assert probe_video(video).format == form
+    for sent, got in zip(pictures, read_frames(video), strict=True):
+        assert got.frame.format.name == form
+        assert np.abs(sent.astype(int) - got.rgb()).mean() < 2.0
+
+
+def test_hdr_is_recognised(tmp_path: Path) -> None:
+    frames = coded(small_pictures(3, 64, 48), "yuv420p10le")
+    colours = "colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc"
+    params = {"x265-params": f"log-level=error:{colours}"}
+    video = tmp_path / "a.mp4"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("libx265", rate=25, options=params)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
+        stream.codec_context.color_trc, stream.codec_context.color_primaries = 18, 9
+        stream.codec_context.colorspace = 9
+        for number, frame in enumerate(frames):
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert probe_video(video).hdr == "HDR (HLG)"
+    assert probe_video(video).colour[:3] == (9, 9, 18)
+    assert probe_video(write_video(tmp_path / "b.mp4", small_pictures(2))).hdr == ""
+
+
+def test_interlaced_pictures_become_whole(tmp_path: Path) -> None:
+    """A bar that moves between two fields leaves no comb behind."""
+    fields = []
+    for step in range(24):
+        picture = np.full((96, 128, 3), 30, np.uint8)
+        picture[:, 10 + 4 * step : 26 + 4 * step] = 220
+        fields.append(picture)
+    woven = []
+    for top, bottom in zip(fields[::2], fields[1::2], strict=True):
+        picture = top.copy()
+        picture[1::2] = bottom[1::2]
+        woven.append(picture)
+    frames = coded(woven)
+    video = tmp_path / "a.mkv"
+    with av.open(str(video), "w") as container:
+        options = {"crf": "8", "x264-params": "tff=1", "flags": "+ildct+ilme"}
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number, frame in enumerate(frames):
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert probe_video(video).interlaced
+    assert not probe_video(write_video(tmp_path / "b.mp4", small_pictures(2))).interlaced
+    got = list(read_frames(video))
+    assert [round(p.time_s * 25) for p in got] == list(range(12))
+
+    def comb(picture: np.ndarray) -> float:
+        grey = picture[:, :, 1].astype(float)
+        return float(np.abs(grey[1:-1] - (grey[:-2] + grey[2:]) / 2).mean())
+
+    assert comb(got[6].rgb()) < 0.3 * comb(woven[6])
+
+
+def test_odd_sizes_become_even(tmp_path: Path) -> None:
+    video = encoded(tmp_path / "a.mkv", coded(small_pictures(3, 65, 47), "bgr0"), codec="ffv1")
+    info = probe_video(video)
+    assert (info.format, info.coded) == ("yuv444p", (65, 47))
+    video = encoded(tmp_path / "b.mkv", coded(small_pictures(3, 65, 47), "yuv420p"), codec="ffv1")
+    assert probe_video(video).coded == (66, 48)
+    assert (
+        np.abs(next(read_frames(video)).rgb()[:47, :65].astype(int) - small_pictures(1, 65, 47)[0]).mean() < 3
+    )
+
+
+def test_a_cut_off_file_is_told(tmp_path: Path) -> None:
+    pictures = small_pictures(40) * 3
+    path = encoded(tmp_path / "a.mkv", coded(pictures), g="10")
+    assert len(list(read_frames(path))) == 120
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match="cut off or damaged: it ends after"):
+        list(read_frames(path))

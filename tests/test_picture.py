@@ -86,6 +86,7 @@ def test_formats_are_kept_or_become_the_nearest() -> None:
         "rgba": "yuv444p",
         "yuva444p12le": "yuv444p10le",
         "gbrp": "yuv444p",
+        "rgb24": "yuv444p",
         "yuv411p": "yuv420p",
         "yuv422p12le": "yuv422p10le",
     }
