@@ -175,10 +175,7 @@ class Worker:
         return None
 
     async def _one_piece(self) -> bool:
-        """One small piece of other work; False when there is none, or it is not time for it.
-
-        Open sessions wake the worker with every slice, so nobody needs to wake it for the next piece.
-        """
+        """One small piece of other work; False when there is none, or it is not time for it."""
         work = self._next_work()
         if work is None:
             return False
@@ -190,7 +187,10 @@ class Worker:
                 work.done.set_exception(error)
             return True
         end = self._clock()
-        self._next_piece_s[work.seldom] = end + (SELDOM_EVERY_S if work.seldom else REST * (end - begin))
+        rest_s = SELDOM_EVERY_S if work.seldom else REST * (end - begin)
+        self._next_piece_s[work.seldom] = end + rest_s
+        # the last session may leave meanwhile, and then nobody else wakes the worker
+        asyncio.get_running_loop().call_later(rest_s, self.wake)
         if not more and not work.done.done():
             work.done.set_result(None)
         return True

@@ -183,6 +183,17 @@ async def test_pieces_rest_while_sessions_are_open_and_hurry_when_none_is(worker
     assert await woken(worker, work.done) > 0.19, "half of the device is left alone"
 
 
+async def test_pieces_go_on_by_themselves_when_the_last_session_leaves(worker: Worker) -> None:
+    log: list[str] = []
+    asker = Asker(log, "job", 0)
+    worker.add(asker)
+    worker.start()
+    work = asyncio.create_task(worker.in_pieces(Pieces(log, "piece", 5, 0.03)))
+    await until(lambda: log)
+    worker.remove(asker)  # in the middle of a rest; nobody wakes the worker any more
+    await until(work.done)
+
+
 async def test_what_nobody_waits_for_is_seldom_and_last(worker: Worker) -> None:
     log: list[str] = []
     worker.add(Asker(log, "job", 0))
