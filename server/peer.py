@@ -77,10 +77,10 @@ class Peer:
         try:
             await connection.setRemoteDescription(RTCSessionDescription(sdp=offer.sdp, type="offer"))
             answer = await connection.createAnswer()
+            await connection.setLocalDescription(answer)
         except Exception as error:  # aiortc raises whatever a strange SDP runs it into
             logger.info("an offer could not be answered: %s: %s", type(error).__name__, error)
             raise BadInput(f"the offer cannot be answered ({error})", "bad_sdp") from error
-        await connection.setLocalDescription(answer)
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._connect_deadline_s, self._check_connected)
         return connection.localDescription

@@ -10,7 +10,6 @@ import aiohttp
 import pytest
 
 from mytalk.errors import EngineFailed
-from server.signalling import read_offer
 from tests.fakes import voice
 from tests.server_fakes import FakeCast, calling, running
 from tests.test_peer import an_offer
@@ -303,16 +302,6 @@ async def test_deleting_a_session_ends_its_websocket_and_its_call() -> None:
                 kinds = [json.loads(message.data)["type"] async for message in socket]
             assert kinds[-1] == "closed"
         await client.until(lambda: client.pc.connectionState == "closed")
-
-
-async def test_mdns_candidates_are_left_out_of_the_offer() -> None:
-    sdp = await an_offer()
-    line = "a=candidate:1 1 udp 2113937151 0b5c1d5e-0000-4000-8000-000000000000.local 50000 typ host\r\n"
-    first = sdp.index("a=candidate:")
-    body = json.dumps({"sdp": sdp[:first] + line + sdp[first:], "type": "offer"}).encode()
-    offer = read_offer(body)
-    assert ".local" not in offer.sdp
-    assert offer.sdp.count("a=candidate:") == sdp.count("a=candidate:")
 
 
 async def test_pages_of_other_sites_need_to_be_named() -> None:

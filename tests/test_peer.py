@@ -11,7 +11,6 @@ import av
 import numpy as np
 from aiortc import MediaStreamTrack
 
-from server.rtc_setup import PromptAudioBuffer
 from tests.fakes import voice
 from tests.server_fakes import FakeCast, calling, running
 
@@ -178,25 +177,3 @@ async def an_offer() -> str:
     text = str(pc.localDescription.sdp)
     await pc.close()
     return text
-
-
-class Packet:
-    def __init__(self, number: int) -> None:
-        self.sequence_number = number % 65536
-        self.timestamp = number * 960
-        self._data = bytes([number % 256])
-
-
-def test_the_audio_buffer_hands_on_at_once_and_drops_what_comes_late() -> None:
-    buffer = PromptAudioBuffer()
-    order = [65534, 65535, 65536, 65539, 65537, 65539, 65540]
-    out = [buffer.add(Packet(number))[1] for number in order]
-    assert [frame.timestamp // 960 if frame else None for frame in out] == [
-        65534,
-        65535,
-        65536,
-        65539,
-        None,
-        None,
-        65540,
-    ]

@@ -1,0 +1,86 @@
+"""What is changed in aiortc and aioice, and that the changes still fit the pinned releases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import aioice.ice
+import aiortc.codecs.h264
+import aiortc.codecs.vpx
+import pytest
+from aiortc import RTCPeerConnection
+from aiortc.rtp import RtpPacket
+
+from server import rtc_setup
+from server.rtc_setup import LOOPBACK, PromptAudioBuffer, use_prompt_audio_buffer
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Put the process-wide constants back."""
+    codecs = [(codec, name) for codec in (aiortc.codecs.vpx, aiortc.codecs.h264) for name in BITRATES]
+    ice = [(aioice.ice, name) for name in ("CONSENT_FAILURES", "CONSENT_INTERVAL", "get_host_addresses")]
+    saved = [(owner, name, getattr(owner, name)) for owner, name in codecs + ice]
+    yield
+    for owner, name, value in saved:
+        setattr(owner, name, value)
+
+
+BITRATES = ("DEFAULT_BITRATE", "MIN_BITRATE", "MAX_BITRATE")
+
+
+@pytest.mark.parametrize(("vanish_after_s", "interval_s"), [(15.0, 2.5), (5.0, 0.5), (0.5, 0.1)])
+def test_constants(vanish_after_s: float, interval_s: float) -> None:
+    for _ in range(2):  # again is harmless
+        rtc_setup.set_up(video_bits_per_s=1_000_000, loopback=False, vanish_after_s=vanish_after_s)
+        for codec in (aiortc.codecs.vpx, aiortc.codecs.h264):
+            assert [getattr(codec, name) for name in BITRATES] == [1_000_000, 500_000, 2_000_000]
+        assert aioice.ice.CONSENT_FAILURES == rtc_setup.CONSENT_CHECKS
+        assert pytest.approx(interval_s) == aioice.ice.CONSENT_INTERVAL
+
+
+@pytest.mark.parametrize(
+    ("found", "loopback", "offered"),
+    [
+        (["10.0.0.5"], False, ["10.0.0.5"]),
+        (["10.0.0.5"], True, ["10.0.0.5", LOOPBACK]),
+        ([], False, [LOOPBACK]),
+        ([], True, [LOOPBACK]),
+    ],
+)
+def test_addresses(
+    monkeypatch: pytest.MonkeyPatch, found: list[str], loopback: bool, offered: list[str]
+) -> None:
+    monkeypatch.setattr(rtc_setup, "_interface_addresses", lambda use_ipv4, use_ipv6: found)
+    rtc_setup.set_up(video_bits_per_s=1_000_000, loopback=loopback, vanish_after_s=15)
+    assert aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=False) == offered
+
+
+def packet(number: int, data: bytes = b"x") -> RtpPacket:
+    made = RtpPacket(sequence_number=number & 0xFFFF, timestamp=number * 960, payload=data)
+    made._data = data  # what the depayloader leaves
+    return made
+
+
+def test_every_packet_is_handed_on_at_once_and_late_ones_are_not() -> None:
+    buffer = PromptAudioBuffer()
+    given = [
+        buffer.add(packet(number))[1] is not None for number in (65534, 65535, 65536, 65535, 65539, 65538)
+    ]
+    assert given == [True, True, True, False, True, False]
+    assert buffer.add(packet(65540, b""))[1] is None
+    lost, frame = buffer.add(packet(65541))
+    assert (lost, frame.data, frame.timestamp) == (False, b"x", 65541 * 960)
+
+
+async def test_the_receiver_of_this_aiortc_takes_the_buffer() -> None:
+    connection = RTCPeerConnection()
+    try:
+        receiver = connection.addTransceiver("audio").receiver
+        use_prompt_audio_buffer(receiver)
+        assert isinstance(receiver._RTCRtpReceiver__jitter_buffer, PromptAudioBuffer)
+        receiver._RTCRtpReceiver__jitter_buffer = None
+        with pytest.raises(RuntimeError, match="no jitter buffer"):
+            use_prompt_audio_buffer(receiver)
+    finally:
+        await connection.close()
