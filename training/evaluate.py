@@ -1,9 +1,9 @@
-"""Measure a bundle on prepared clips: ``python -m training.evaluate --bundle DIR --data DATA --json OUT``.
+"""Measure a model, or other systems' videos, on a folder or list of clips.
 
-Motion: correlation of the generated with the true mouth opening when speech alone drives it, streamed hop by
-hop through the engine that serves; the upper face comes from another clip, since a person's own would give
-the mouth away. Beside it, shuffled speech and the loudness envelope. Appearance: from true landmarks, inside
-the mask.
+``python -m training.evaluate --model DIR --clips DIR_OR_LIST --mode appearance|pipeline --json OUT`` draws
+the lips from each clip's own landmarks (appearance) or dubs each clip with its own speech (pipeline), or with
+another's where the list names one after a tab. ``--outputs DIR`` scores the videos of another system, matched
+by name, in the same way. docs/training.md says what each figure means.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from rich.console import Console
 from rich.progress import track
 
-from mytalk.compose import hidden_mask
 from mytalk.engines import default_bundle, load_engine
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput, MyTalkError
+<<<<<<< HEAD
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import load_layout
 from mytalk.motion import hop_noise, mel_context
@@ -29,119 +32,237 @@ from mytalk.renderer import decode_landmarks
 from mytalk.types import F32, U8, LipReferences, MotionJob
 from training.data import HELD_OUT_TAIL, Clip, crop_points, is_validation, list_clips
 from training.motion_data import MotionClip, load_motion_clip
+=======
+from mytalk.media import probe_video, read_at_rate
+from mytalk.types import F32, U8
+from training.cases import Case, find_output, read_cases
+from training.evaluate_clip import (
+    KEYS,
+    Networks,
+    Row,
+    closure,
+    network_row,
+    paired_motion_row,
+    picture_row,
+    speech_motion_rows,
+    unpaired_motion_row,
+)
+from training.networks import FaceEmbedder, FidFeatures, Lpips, frechet_distance
+from training.prepare_video import write_atomically
+from training.reels import PARTS, RATE, Shown, Source, Wanted, fitted, hear, load_source, show
+from training.render import dubbed, true_landmark_pictures
+from training.sheets import write_sheet
+from training.silence import silence_figures
+from training.streamed import Stream
+from training.syncnet import load_syncnet
+from training.tables import print_tables
+>>>>>>> e474fc8 (Videos to shards with measured A/V offsets and identity-disjoint lists; the paper's metrics and tables over any clips)
 
-LIPS_BOX = (slice(112, 216), slice(64, 192))  # rows and columns of the crop around the mouth
+MODES = ("appearance", "pipeline")
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """How the motion model is run: frames per hop and provisional frames behind it."""
+class Settings:
+    """What is measured, and how. outputs: folder of another system's videos; sheets: where pictures go."""
 
-    hop: int = 2
-    lookahead: int = 1
-
-
-def stream_motion(
-    engine: Engine, log_mel: F32, upper: F32, identity: F32, stream: Stream, seed: int = 0
-) -> F32:
-    """Displacements float32 [F, Kc, 3] of one utterance, hop by hop, from the idle face; upper [F, U]."""
-    spec, state, out = engine.spec, engine.initial_state(), []
-    frames = len(upper)
-    padded = np.concatenate([upper, np.repeat(upper[-1:], spec.tokens, axis=0)])
-    for first in range(0, frames, stream.hop):
-        tokens = stream.hop + stream.lookahead
-        start = {}
-        if first == 0:
-            start = {
-                "known": np.zeros((4, spec.compact, 3), np.float32),
-                "known_upper": np.repeat(upper[:1], 4, axis=0),
-                "known_log_mel": mel_context(np.zeros((0, 80), np.float32), 0, 0, spec),
-            }
-        heard = log_mel[: 4 * (first + tokens) + spec.mel_right]
-        job = MotionJob(
-            generation=0,
-            state=state,
-            log_mel=mel_context(heard, 0, first, spec),
-            upper=padded[first : first + spec.tokens],
-            identity=identity,
-            noise=hop_noise(seed, 0, first, spec.tokens, spec.coefficients),
-            position=4 + first,
-            hop=stream.hop,
-            tokens=tokens,
-            **start,
-        )
-        result = engine.motion([job])[0]
-        state = result.state
-        out.append(result.displacement)
-    return np.concatenate(out)[:frames]
+    mode: str = "pipeline"
+    part: str = "whole"
+    outputs: Path | None = None
+    sheets: Path | None = None
+    stream: Stream = field(default_factory=Stream)
 
 
-def opening(displacement: F32, rest: F32) -> F32:
-    """Inner-lip gap float32 [F] of displacements [F, Kc, 3] on a rest face."""
-    layout = load_layout()
-    faces = np.repeat(rest[None], len(displacement), axis=0)
-    faces[:, layout.compact] += displacement
-    top, bottom = layout.mouth_gap
-    return np.linalg.norm(faces[:, bottom] - faces[:, top], axis=-1).mean(axis=-1).astype(np.float32)
+class Evaluation:
+    """Clips are scored one at a time; of each only its figures and what other clips need of it stay."""
+
+    def __init__(self, engine: Engine, networks: Networks, settings: Settings, folder: Path) -> None:
+        """folder: for the videos that the pipeline writes, removed by the caller."""
+        self._engine, self._networks, self._settings, self._folder = engine, networks, settings, folder
+        self.rows: dict[str, Row] = {}
+        self.own_closure: dict[str, float | None] = {}
+        self.skipped: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}
+        self.light: dict[str, Source] = {}
+        self.seconds_to_make = self.seconds_of_clips = 0.0
+        self._features: list[tuple[F32, F32]] = []
+
+    @property
+    def _wanted(self) -> Wanted:
+        return Wanted(self._networks.face is not None, self._networks.sync is not None)
+
+    def _show(self, case: Case, source: Source) -> Shown:
+        settings, speech = self._settings, None
+        if settings.outputs is not None:
+            made = find_output(settings.outputs, case)
+            speech = hear(made) if probe_video(made).has_sound else None
+            pictures = read_at_rate(made, RATE)
+        elif settings.mode == "appearance":
+            pictures = true_landmark_pictures(self._engine, source)
+        else:
+            out = self._folder / f"{len(self.rows)}.mp4"
+            pictures = dubbed(self._engine, source, case.speech, out)
+        return show(source, fitted(pictures, source.size), self._wanted, speech)
+
+    def add(self, case: Case) -> None:
+        """Score one clip; one that cannot be is kept in ``skipped`` with the reason."""
+        try:
+            source = load_source(case.video, case.name, self._wanted, self._settings.part)
+            begin = time.monotonic()
+            shown = self._show(case, source)
+            self.seconds_to_make += time.monotonic() - begin
+            driving = source.speech if case.paired else hear(case.speech)
+        except BadInput as error:
+            self.skipped[case.name] = str(error)
+            return
+        self.seconds_of_clips += source.frames / float(RATE)
+        row: Row = dict.fromkeys(KEYS)
+        pictures, made, true = picture_row(source, shown, self._networks)
+        if case.paired:
+            row |= pictures | paired_motion_row(source, shown)
+            self._remember(made, true)
+        else:
+            row |= {key: pictures[key] for key in ("lip_sharpness_ratio", "flicker_ratio", "seam_ratio")}
+            row |= unpaired_motion_row(self._engine, shown, driving, source)
+            why = "unpaired: no true picture or mouth says these words"
+            lost = ("psnr", "ssim", "lip_psnr", "lip_ssim", "lpips", "fid", "landmark_distance_pct")
+            self.reasons |= dict.fromkeys((*lost, "mouth_correlation"), why)
+        row |= network_row(source, shown, driving if shown.speech is None else shown.speech, self._networks)
+        row["closure_rate"], self.own_closure[case.name] = closure(source, case.speech, shown)
+        self.rows[case.name] = row
+        if case.paired:
+            self.light[case.name] = source.without_pictures()
+        if self._settings.sheets is not None:
+            write_sheet(self._settings.sheets, case.name, shown.cuts.crops, source.cuts.crops)
+
+    def _remember(self, made: U8, true: U8) -> None:
+        if self._networks.fid is not None:
+            self._features.append((self._networks.fid(made), self._networks.fid(true)))
+
+    def _fid(self) -> float | None:
+        if not self._features:
+            return None
+        made, true = (np.concatenate(side) for side in zip(*self._features, strict=True))
+        return frechet_distance(made, true)
+
+    def report(self) -> dict[str, object]:
+        """All figures, once every clip has been added; raises ``BadInput`` when none could be scored."""
+        if not self.rows:
+            reason = next(iter(self.skipped.values()), "there is none")
+            raise BadInput(f"no clip could be scored ({reason})")
+        baselines: dict[str, dict[str, float]] = {}
+        if self._settings.mode == "pipeline" and self._settings.outputs is None and self.light:
+            names, sources = list(self.light), list(self.light.values())
+            rows = speech_motion_rows(self._engine, sources, self._settings.stream)
+            for name, motion in zip(names, rows, strict=True):
+                self.rows[name]["mouth_correlation"] = motion.pop("mouth_correlation")
+                baselines[name] = motion
+        mean = {key: _mean([row[key] for row in self.rows.values()]) for key in KEYS}
+        mean["fid"] = self._fid()
+        reasons = self.reasons | self._networks.missing()
+        reasons["closure_rate"] = "no phoneme times (NAME.json) or words (NAME.align) beside some clips"
+        if self._networks.fid is not None:
+            reasons["fid"] = "of single clips: it compares all pictures of all clips, and stands in mean"
+        empty = {key for row in self.rows.values() for key in KEYS if row[key] is None}
+        report: dict[str, object] = {
+            "mean": mean,
+            "clips": self.rows,
+            "reasons": {
+                key: reasons.get(key, "too short, or no face in what is shown")
+                for key in KEYS
+                if key in empty
+            },
+            "baselines": _baselines(baselines, self.own_closure),
+            "skipped": self.skipped,
+            "seconds_to_make": round(self.seconds_to_make, 2),
+            "seconds_of_clips": round(self.seconds_of_clips, 2),
+        }
+        if baselines:
+            rest = next(iter(self.light.values())).rest
+            report["silence"] = silence_figures(self._engine, rest, self._settings.stream)
+        return report
 
 
-def _correlation(a: F32, b: F32) -> float:
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 1e-6 and b.std() > 1e-6 else 0.0
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
-def best_offset_frames(generated: F32, true: F32, reach: int = 5) -> int:
-    """Lag in frames (positive: generated is late) at which the two agree best."""
-    lags = range(-reach, reach + 1)
-    scores = [
-        _correlation(
-            generated[max(0, lag) : len(true) + min(0, lag)], true[max(0, -lag) : len(true) - max(0, lag)]
-        )
-        for lag in lags
-    ]
-    return lags[int(np.argmax(scores))]
+def _baselines(
+    motion: dict[str, dict[str, float]], own_closure: dict[str, float | None]
+) -> dict[str, float | None]:
+    """What no model, or the wrong speech, would score: means over clips."""
+    rows = list(motion.values())
+    out: dict[str, float | None] = {"closure_rate_of_source": _mean(list(own_closure.values()))}
+    for key, name in (
+        ("shuffled_speech", "mouth_correlation_shuffled_speech"),
+        ("loudness", "mouth_correlation_loudness"),
+        ("opening_ratio", "opening_ratio"),
+    ):
+        out[name] = _mean([row[key] for row in rows])
+    return out
 
 
-def evaluate_motion(engine: Engine, clips: list[MotionClip], stream: Stream) -> dict[str, float]:
-    """Means over clips; every clip's upper face and shuffled speech come from the next clip of the list."""
-    rows = []
-    for index, clip in enumerate(track(clips, description="motion")):
-        other = clips[(index + 1) % len(clips)]
-        frames = len(clip.displacement)
-        upper = np.resize(other.upper, (frames, other.upper.shape[1]))
-        identity = engine.identity(clip.rest[:, :2])
-        true = opening(clip.displacement.reshape(frames, -1, 3), clip.rest)
-        wrong_speech = np.resize(other.log_mel, clip.log_mel.shape)
-        ours = opening(stream_motion(engine, clip.log_mel, upper, identity, stream), clip.rest)
-        shuffled = opening(stream_motion(engine, wrong_speech, upper, identity, stream), clip.rest)
-        loudness = clip.log_mel[: 4 * frames].mean(axis=1).reshape(-1, 4).mean(axis=1)
-        rows.append(
-            {
-                "mouth_correlation": _correlation(ours, true),
-                "mouth_correlation_shuffled": _correlation(shuffled, true),
-                "mouth_correlation_loudness": _correlation(loudness, true[: len(loudness)]),
-                "opening_ratio": float(ours.std() / max(true.std(), 1e-6)),
-                "offset_frames": best_offset_frames(ours, true),
-            }
-        )
-    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} | {"clips": len(rows)}
+def evaluate(engine: Engine, cases: list[Case], networks: Networks, settings: Settings) -> dict[str, object]:
+    """Score every case; see ``Evaluation.report`` for what comes back."""
+    with tempfile.TemporaryDirectory(prefix="mytalk-evaluate-") as folder:
+        evaluation = Evaluation(engine, networks, settings, Path(folder))
+        for case in track(cases, description="clips", console=Console(stderr=True)):
+            evaluation.add(case)
+            for made in Path(folder).iterdir():
+                made.unlink()
+    return evaluation.report()
 
 
-def evaluate_silence(engine: Engine, rest: F32, stream: Stream, frames: int = 50) -> dict[str, float]:
-    """Mouth opening and jitter in the second of two seconds of silence, % of the inter-ocular distance."""
-    rng = np.random.default_rng(0)
-    mel = (-9.0 + 0.3 * rng.standard_normal((frames * 4, 80))).astype(np.float32)
-    upper = np.zeros((frames, engine.spec.upper), np.float32)
-    gap = opening(stream_motion(engine, mel, upper, engine.identity(rest[:, :2]), stream), rest)[
-        frames // 2 :
-    ]
-    closed = opening(np.zeros((1, engine.spec.compact, 3), np.float32), rest)[0]
-    return {"opening_pct": float(100 * (gap.mean() - closed)), "jitter_pct": float(100 * gap.std())}
+def parameters(model: Path) -> int | None:
+    """How many numbers the weights of a bundle hold, None where it has no safetensors."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in model.glob("*.safetensors"):
+        with safe_open(str(path), "np") as tensors:
+            names = list(tensors.keys())
+            total += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in names)
+    return total or None
 
 
-def _db(error: F32) -> float:
-    return float(10 * np.log10(1 / max(float(np.mean(error)), 1e-9)))
+def _parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model", type=Path, default=default_bundle(), help="exported bundle (default: shipped)")
+    p.add_argument(
+        "--clips",
+        type=Path,
+        required=True,
+        help="folder of .mp4 files, one file, or a list: a video a line, after a tab the file it is to say",
+    )
+    p.add_argument("--mode", choices=MODES, default="pipeline", help="(default %(default)s)")
+    p.add_argument("--outputs", type=Path, help="score another system's videos of the same names")
+    p.add_argument("--system", default="mytalk", help="its name in the tables (default %(default)s)")
+    p.add_argument("--part", choices=PARTS, default="whole", help="of each clip that counts")
+    p.add_argument("--tune", choices=["first-half"], help="tune on it, measure on the second")
+    p.add_argument("--json", type=Path, help="write the figures here")
+    p.add_argument("--sheets", type=Path, help="write a contact sheet of every clip into this folder")
+    p.add_argument("--engine", default="auto", help="engine by name (default auto)")
+    p.add_argument("--hop", type=int, default=2, help="frames per hop (default %(default)s)")
+    p.add_argument("--lookahead", type=int, default=1, help="frames behind it (default %(default)s)")
+    p.add_argument("--most", type=int, help="score the first so many clips only")
+    p.add_argument("--lpips-weights", type=Path, help="torchvision's AlexNet weights")
+    p.add_argument("--lpips-heads", type=Path, help="alex.pth of lpips (default: torchmetrics' copy)")
+    p.add_argument("--fid-weights", type=Path, help="Inception v3 as TorchScript, or pytorch-fid's file")
+    p.add_argument("--face-onnx", type=Path, help="ArcFace-like network, 112×112 → embedding")
+    p.add_argument("--syncnet-weights", type=Path, help="syncnet_v2.model")
+    return p
 
 
+def _networks(args: argparse.Namespace) -> Networks:
+    return Networks(
+        lpips=Lpips(args.lpips_weights, args.lpips_heads) if args.lpips_weights else None,
+        fid=FidFeatures(args.fid_weights) if args.fid_weights else None,
+        face=FaceEmbedder(args.face_onnx) if args.face_onnx else None,
+        sync=load_syncnet(args.syncnet_weights) if args.syncnet_weights else None,
+    )
+
+
+<<<<<<< HEAD
 def evaluate_appearance(engine: Engine, clips: list[Clip], per_clip: int = 8) -> tuple[dict[str, float], U8]:
     """PSNR in the mask and at the mouth, true landmarks; a contact sheet (reference, drawn, ours, true)."""
     inside = hidden_mask() > 0
@@ -200,53 +321,50 @@ def evaluate(engine: Engine, data: Path, sheets: Path | None, stream: Stream, mo
         "grid_s32_unseen": [c for c in validation if c.identity == "grid/s32"],
     }
     report: dict[str, object] = {
+=======
+def _run(args: argparse.Namespace) -> dict[str, object]:
+    if args.tune and find_spec("training.tune") is None:
+        raise BadInput("--tune is not available yet; --part second-half measures the same half untuned")
+    if args.json is not None and not args.json.parent.is_dir():
+        raise BadInput(f"{args.json.parent}: no such folder")
+    cases = read_cases(args.clips)[: args.most]
+    networks, engine = _networks(args), load_engine(args.engine, args.model)
+    stream = Stream(args.hop, args.lookahead)
+    if not 1 <= stream.hop <= stream.hop + stream.lookahead <= engine.spec.tokens:
+        raise BadInput(f"--hop must be 1 or more, and {engine.spec.tokens} at most with --lookahead")
+    settings = Settings(args.mode, args.part, args.outputs, args.sheets, stream)
+    report = evaluate(engine, cases, networks, settings)
+    report["settings"] = {
+        "system": args.system,
+        "mode": "outputs" if args.outputs else args.mode,
+        "paired": all(case.paired for case in cases),
+        "part": args.part,
+>>>>>>> e474fc8 (Videos to shards with measured A/V offsets and identity-disjoint lists; the paper's metrics and tables over any clips)
         "engine": engine.name,
         "weights": engine.spec.weights_id,
-        "hop": stream.hop,
-        "lookahead": stream.lookahead,
+        "parameters": None if args.outputs else parameters(args.model),
+        **asdict(stream),
     }
-    groups = {name: group for name, group in groups.items() if group}
-    if not groups:
-        raise BadInput(f"{data} holds no clips to evaluate on")
-    for name, group in groups.items():
-        loaded = [load_motion_clip(c) for c in group[:most]]
-        report[f"motion/{name}"] = evaluate_motion(engine, loaded, stream)
-        report[f"silence/{name}"] = evaluate_silence(engine, loaded[0].rest, stream)
-    if actors := [c for c in clips if c.source == "actors"]:
-        groups["demo_actors_held_out"] = actors
-    for name, group in groups.items():
-        figures, sheet = evaluate_appearance(engine, group[:most])
-        report[f"appearance/{name}"] = figures
-        if sheets is not None:
-            sheets.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.ascontiguousarray(sheet)).save(sheets / f"{name}.png")
     return report
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", type=Path, default=default_bundle(), help="exported bundle")
-    parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
-    parser.add_argument("--engine", default="auto", help="engine by name (default auto)")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--sheets", type=Path, help="write contact sheets into this folder")
-    parser.add_argument("--hop", type=int, default=2)
-    parser.add_argument("--lookahead", type=int, default=1)
-    parser.add_argument("--clips", type=int, default=10, help="most clips per group (default 10)")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     try:
-        engine = load_engine(args.engine, args.bundle)
-        report = evaluate(engine, args.data, args.sheets, Stream(args.hop, args.lookahead), args.clips)
+        report = _run(args)
+        if args.json:
+            text = (json.dumps(report, indent=1) + "\n").encode()
+            write_atomically(args.json, lambda file: file.write(text))
     except MyTalkError as error:
         print(f"training.evaluate: {error}", file=sys.stderr)
         return 1
-    text = json.dumps(report, indent=1)
-    print(text)
-    if args.json:
-        args.json.write_text(text + "\n")
+    except OSError as error:
+        print(f"training.evaluate: cannot be written ({error})", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print_tables([report])
     return 0
 
 

@@ -1,177 +1,173 @@
 """Folders of talking videos → training clips: landmarks, poses, log-mel and face crops.
 
-``python -m training.prepare VIDEO_DIR --out DATA`` works in parallel, skips what is already there, and ends
-with a report of what was rejected and why.
+``python -m training.prepare VIDEO_DIR --out DATA`` takes any nesting, rate and size, works in parallel, goes
+on where it was stopped, measures how far each person's sound is off and moves it into place, and ends with a
+report of what was rejected and why (report.json, report.png) and with lists of identity-disjoint splits
+(splits/).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import hashlib
+import os
+import re
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
-import av
-import numpy as np
-from PIL import Image
 from rich.progress import track
 
-from mytalk.clock import ANALYSIS_RATE, FPS
-from mytalk.compose import crop
+from mytalk.engines import default_bundle
 from mytalk.errors import BadInput, MyTalkError
-from mytalk.landmarks.detect import POINTS, detect_faces
-from mytalk.landmarks.layout import load_layout
-from mytalk.landmarks.normalise import (
-    crop_matrices,
-    fit_poses,
-    mouth_opening,
-    rest_face,
-    smooth_poses,
-    to_canonical,
-)
-from mytalk.speech import LogMelState, log_mel
-from mytalk.types import F32, U8
+from mytalk.faces import FACE_CHOICES
+from training.prepare_report import print_report, write_report
+from training.prepare_sync import SyncLimits, measure_and_correct
+from training.prepare_video import PrepareConfig, Report, prepare_video
+from training.splits import Shares, write_default_splits
 
-MIN_FRAMES = 25
-MAX_MISSING_SHARE = 0.05
-SMALL_PICTURE_PX = 400  # smaller pictures are doubled for the detector
+VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
+FLAT = "videos"  # source of videos that lie in the given folder itself
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What became of one video: ``rejected`` is the reason, or None when it was kept."""
-
-    name: str
-    frames: int
-    rejected: str | None
+def _plain(part: str) -> str:
+    return re.sub(r"_{2,}|[^\w.+-]+", "_", part)
 
 
-def clip_name(video: Path, root: Path) -> str:
-    """Unique flat name of a video below ``root``: folders joined by ``__``."""
-    return "__".join(video.relative_to(root).with_suffix("").parts)
+def clip_name(video: Path, root: Path, person: str | None = None) -> str:
+    """SOURCE__PERSON[__REST] of a video below ``root``: folders joined by ``__``, the first is the source.
+
+    person: regular expression over the path below root; its first group that matches, or all of it, is who is
+    seen. Without it the second part of the path says so: ``grid/s1/bbaf2n.mp4`` and
+    ``hdtf/WDA_BarackObama.mp4`` both work. Raises ``BadInput`` where the expression does not match.
+    """
+    below = video.relative_to(root)
+    parts = [_plain(part) for part in below.with_suffix("").parts]
+    if len(parts) == 1:
+        parts = [FLAT, *parts]
+    if person is None:
+        return "__".join(parts)
+    found = re.search(person, below.as_posix())
+    if found is None:
+        raise BadInput(f"--person {person!r} does not match {below}")
+    who = _plain(next(filter(None, found.groups()), found.group(0)))
+    rest = [part for part in parts[1:] if part != who]
+    return "__".join([parts[0], who, *rest])
 
 
-def read_frames(video: Path) -> list[U8]:
-    """All pictures of a 25 fps video, uint8 RGB [H, W, 3]."""
-    with av.open(str(video)) as container:
-        if not container.streams.video:
-            raise BadInput("no picture stream")
-        rate = container.streams.video[0].average_rate
-        if rate is None or abs(float(rate) - FPS) > 0.01:
-            raise BadInput(f"{rate} frames/s, not {FPS}")
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+def find_videos(root: Path, person: str | None, include: Iterable[str]) -> dict[str, Path]:
+    """Videos below ``root`` by clip name; ``BadInput`` when there are none."""
+    if not root.is_dir():
+        raise BadInput(f"{root}: no such folder")
+    named: dict[str, Path] = {}
+    for video in sorted(p for p in root.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS and p.is_file()):
+        name = clip_name(video, root, person)
+        if not name.startswith(tuple(include)):
+            continue
+        if name in named:  # two endings, or names that differ in odd characters only
+            name += "_" + hashlib.sha256(str(video.relative_to(root)).encode()).hexdigest()[:8]
+        named[name] = video
+    if not named:
+        raise BadInput(f"no video under {root} ({', '.join(VIDEO_ENDINGS)})")
+    return named
 
 
-def read_speech(video: Path) -> F32:
-    """The sound of a video as float32 [S], 16 kHz mono, -1..1."""
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=ANALYSIS_RATE)
-    pieces = []
-    with av.open(str(video)) as container:
-        if not container.streams.audio:
-            raise BadInput("no sound stream")
-        for frame in container.decode(audio=0):
-            pieces += [out.to_ndarray()[0] for out in resampler.resample(frame)]
-        pieces += [out.to_ndarray()[0] for out in resampler.resample(None)]
-    if not pieces:
-        raise BadInput("empty sound stream")
-    return np.concatenate(pieces).astype(np.float32) / 32768.0
+def prepare_all(videos: dict[str, Path], out: Path, config: PrepareConfig, workers: int) -> list[Report]:
+    """Prepare every video in worker processes; raises ``BadInput`` when a worker dies or the disk is full."""
+    reports: list[Report] = []
+    # Forked workers would inherit the locks of threads that video and audio libraries started here.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(prepare_video, path, name, out, config) for name, path in videos.items()]
+        try:
+            for job in track(as_completed(jobs), total=len(jobs), description="videos"):
+                reports += job.result()
+        except BrokenProcessPool as error:
+            raise BadInput("a worker process died (out of memory?); run again to go on") from error
+        except OSError as error:
+            raise BadInput(f"{out}: cannot be written ({error.strerror}); run again to go on") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return sorted(reports, key=lambda report: report.name)
 
 
-def _detect(frames: list[U8], cache: Path) -> F32:
-    if cache.exists():
-        return np.load(cache)
-    height, width = frames[0].shape[:2]
-    factor = 2 if min(height, width) < SMALL_PICTURE_PX else 1
-    big = (
-        np.asarray(Image.fromarray(frame).resize((width * factor, height * factor), Image.Resampling.BICUBIC))
-        for frame in frames
+def _parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("videos", type=Path, help="folder that is searched for videos with sound")
+    p.add_argument("--out", type=Path, required=True, help="where clips, lists and the report go")
+    p.add_argument("--include", nargs="*", default=[""], help="only names that start with one of these")
+    p.add_argument("--person", help="regular expression over a video's path: its first group is who is seen")
+    p.add_argument(
+        "--face", choices=FACE_CHOICES, default="only", help="which of several faces (default: reject)"
     )
-    missing = np.full((POINTS, 3), np.nan, np.float32)
-    points = np.stack([faces[0].points / factor if faces else missing for faces in detect_faces(big)])
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    np.save(cache, points)
-    return points
+    p.add_argument("--every", type=int, default=2, help="keep every n-th face crop (default %(default)s)")
+    p.add_argument(
+        "--part-seconds", type=float, default=20.0, help="cut longer clips into parts (default %(default)s)"
+    )
+    p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    p.add_argument(
+        "--probe",
+        default=str(default_bundle()),
+        help="weights whose motion model tells the A/V offset, or 'loudness' (default: those that ship)",
+    )
+    p.add_argument(
+        "--max-offset-ms", type=float, default=200.0, help="reject clips further off (default %(default)s)"
+    )
+    p.add_argument(
+        "--min-correlation",
+        type=float,
+        default=0.15,
+        help="reject clips whose lips follow the sound less than this (default %(default)s)",
+    )
+    p.add_argument(
+        "--keep-unaligned", action="store_true", help="keep what is out of step, for the appearance model"
+    )
+    p.add_argument(
+        "--test-share", type=float, default=0.0, help="share of new identities for the test list (default 0)"
+    )
+    p.add_argument(
+        "--validation-share",
+        type=float,
+        default=0.05,
+        help="share of new identities for the validation list (default %(default)s)",
+    )
+    return p
 
 
-def fill_missing(points: F32) -> F32:
-    """Points of frames without a face, interpolated in time; ``BadInput`` when too many are missing."""
-    found = np.isfinite(points).all(axis=(1, 2))
-    if found.sum() < MIN_FRAMES or (~found).mean() > MAX_MISSING_SHARE:
-        raise BadInput(f"face found in {found.sum()} of {len(points)} frames only")
-    index = np.arange(len(points))
-    flat = points.reshape(len(points), -1)
-    filled = np.stack([np.interp(index, index[found], column[found]) for column in flat.T], axis=1)
-    return filled.reshape(points.shape).astype(np.float32)
-
-
-def prepare_clip(video: Path, name: str, out: Path, every: int) -> Report:
-    """Prepare one video; writes NAME.npz (motion) and NAME.crops.npy (appearance) or reports why not."""
-    target, crops_target = out / "clips" / f"{name}.npz", out / "clips" / f"{name}.crops.npy"
-    if target.exists() and crops_target.exists():
-        return Report(name, len(np.load(target)["points"]), None)
+def _run(args: argparse.Namespace) -> None:
+    if args.every < 1 or args.workers < 1 or args.part_seconds < 2:
+        raise BadInput("--every and --workers must be 1 or more, --part-seconds 2 or more")
+    probe = "" if args.probe == "loudness" else args.probe
+    if probe and not (Path(probe) / "manifest.json").is_file():
+        raise BadInput(f"--probe {probe}: no weights there; give a bundle, or 'loudness'")
+    config = PrepareConfig(args.every, round(25 * args.part_seconds), args.face, probe)
+    videos = find_videos(args.videos, args.person, args.include)
     try:
-        frames = read_frames(video)
-        layout = load_layout()
-        points = fill_missing(_detect(frames, out / "lm" / f"{name}.npy"))
-        frames = frames[: len(points)]
-        mel = log_mel(LogMelState.initial(), read_speech(video))[1]
-    except (MyTalkError, av.FFmpegError, OSError, IndexError) as error:
-        return Report(name, 0, str(error) or type(error).__name__)
-    poses = smooth_poses(fit_poses(points, layout))
-    canonical = to_canonical(points, poses)
-    matrices = crop_matrices(poses)
-    picked = np.arange(0, len(frames), every)
-    crops = np.stack([crop(frames[i], matrices[i]) for i in picked])
-    crops_target.parent.mkdir(parents=True, exist_ok=True)
-    np.save(crops_target, crops)
-    np.savez(
-        target,
-        points=points[:, :, :2],
-        matrices=matrices,
-        canonical=canonical.astype(np.float32),
-        rest=rest_face(canonical, layout),
-        opening=mouth_opening(canonical, layout),
-        log_mel=mel,
-        picked=picked,
-    )
-    return Report(name, len(frames), None)
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{args.out}: cannot be written ({error.strerror})") from error
+    reports = prepare_all(videos, args.out, config, min(args.workers, len(videos)))
+    limits = SyncLimits(args.max_offset_ms, args.min_correlation, args.keep_unaligned)
+    reports, people = measure_and_correct(args.out, reports, limits)
+    write_report(args.out, reports, people)
+    print_report(reports, people)
+    if any(report.rejected is None for report in reports):
+        write_default_splits(args.out, Shares(args.validation_share, args.test_share))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "videos", type=Path, help="folder that is searched for .mp4 files (25 fps, with sound)"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="where the clips and report.json go")
-    parser.add_argument("--include", nargs="*", default=[""], help="only names that start with one of these")
-    parser.add_argument("--every", type=int, default=2, help="keep every n-th face crop (default 2)")
-    parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args(argv)
-    videos = sorted(args.videos.rglob("*.mp4"))
-    names = {clip_name(v, args.videos): v for v in videos}
-    names = {n: v for n, v in names.items() if n.startswith(tuple(args.include))}
-    if not names:
-        print(f"training.prepare: no .mp4 under {args.videos}", file=sys.stderr)
+    args = _parser().parse_args(argv)
+    try:
+        _run(args)
+    except MyTalkError as error:
+        print(f"training.prepare: {error}", file=sys.stderr)
         return 1
-    reports = []
-    # Forked workers would inherit the locks of threads that video and audio libraries started here.
-    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(prepare_clip, v, n, args.out, args.every) for n, v in names.items()]
-        for job in track(as_completed(jobs), total=len(jobs), description="clips"):
-            reports.append(job.result())
-    reports.sort(key=lambda report: report.name)
-    (args.out / "report.json").write_text(json.dumps([asdict(r) for r in reports], indent=1))
-    rejected = [r for r in reports if r.rejected]
-    frames = sum(r.frames for r in reports)
-    print(f"{len(reports) - len(rejected)} clips, {frames} frames; {len(rejected)} rejected")
-    for report in rejected:
-        print(f"  {report.name}: {report.rejected}")
+    except KeyboardInterrupt:
+        print("training.prepare: stopped; run again to go on", file=sys.stderr)
+        return 130
     return 0
 
 

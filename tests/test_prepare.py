@@ -1,0 +1,165 @@
+"""Videos → clips: names, parts, rejections, A/V offsets, going on after a kill, atomic files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mediapipe", reason="MediaPipe is not installed (make test installs it)")
+
+from mytalk.engines import default_bundle
+from mytalk.errors import BadInput
+from mytalk.media import VideoWriter, read_at_rate, read_speech
+from training.data import list_clips
+from training.prepare import clip_name, find_videos, main
+from training.prepare_video import PrepareConfig, prepare_video, write_atomically
+
+FIXTURE = Path(__file__).parent / "data" / "talking_face.mp4"
+PROBED = PrepareConfig(probe=str(default_bundle()))
+
+
+def remade(path: Path, fps: int, late_ms: int = 0, silent: bool = False, times: int = 1) -> Path:
+    """The fixture at another rate, its sound moved, played back and forth."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sound = np.concatenate(list(read_speech(FIXTURE, 48_000)))
+    late = late_ms * 48
+    sound = np.concatenate([np.zeros(late, np.int16), sound])[: len(sound)]
+    sound = np.tile(sound * (0 if silent else 1), times)
+    with VideoWriter(path, width=256, height=256, fps=Fraction(fps), crf=18, sound_rate_hz=48_000) as writer:
+        for _ in range(times):
+            for picture in read_at_rate(FIXTURE, Fraction(fps)):
+                writer.add_picture(picture)
+        writer.add_sound(sound)
+    return path
+
+
+def test_names_hold_source_person_and_the_rest():
+    root = Path("/videos")
+    assert clip_name(root / "grid/s1/bbaf2n.mp4", root) == "grid__s1__bbaf2n"
+    assert clip_name(root / "hdtf/WDA_Obama.mp4", root) == "hdtf__WDA_Obama"
+    assert clip_name(root / "holiday clip.mp4", root) == "videos__holiday_clip"
+    deep = root / "cc/part 1/0042/0042_07.MP4"
+    assert clip_name(deep, root, r"/(\d{4})_\d\d") == "cc__0042__part_1__0042_07"
+    with pytest.raises(BadInput, match="does not match"):
+        clip_name(root / "cc/odd.mp4", root, r"(\d{4})_")
+
+
+def test_two_files_of_one_name_are_both_found(tmp_path):
+    for name in ("a/b/c.mp4", "a/b/c.mov", "a/b/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    named = find_videos(tmp_path, None, [""])
+    assert len(named) == 2
+    assert "a__b__c" in named
+    with pytest.raises(BadInput, match="no video under"):
+        find_videos(tmp_path / "a" / "b", None, ["z"])
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root, out = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("prepared")
+    remade(root / "lab" / "late" / "x.mp4", 25, late_ms=120, times=2)
+    remade(root / "lab" / "thirty.mp4", 30)
+    remade(root / "lab" / "mute.mp4", 25, silent=True)
+    (root / "lab" / "broken.mov").write_text("not a video")
+    with VideoWriter(
+        root / "wall.mp4", width=64, height=64, fps=Fraction(25), crf=30, sound_rate_hz=48_000
+    ) as w:
+        for _ in range(30):
+            w.add_picture(np.full((64, 64, 3), 90, np.uint8))
+        w.add_sound(np.concatenate(list(read_speech(FIXTURE, 48_000))))
+    assert main([str(root), "--out", str(out), "--workers", "1"]) == 0
+    return root, out
+
+
+def test_rejections_are_named_and_the_rest_is_kept(prepared):
+    _, out = prepared
+    report = json.loads((out / "report.json").read_text())
+    codes = {row["name"]: row["rejected"] for row in report["clips"]}
+    assert codes == {
+        "lab__late__x": None,
+        "lab__thirty": None,
+        "lab__mute": "no_speech",
+        "lab__broken": "unreadable",
+        "videos__wall": "no_face",
+    }
+    assert report["rejected"] == {"no_speech": 1, "unreadable": 1, "no_face": 1}
+    assert (out / "report.png").stat().st_size > 1000
+    assert [c.name for c in list_clips(out)] == ["lab__late__x", "lab__thirty"]
+    assert not list((out / "staged").iterdir())
+
+
+def test_other_rates_become_25_frames_a_second(prepared):
+    arrays = list_clips(prepared[1])[1].arrays()
+    assert len(arrays["points"]) == 50
+    assert arrays["log_mel"].shape == (200, 80)
+
+
+def test_a_late_sound_is_measured_and_moved(prepared):
+    _, out = prepared
+    report = json.loads((out / "report.json").read_text())
+    late, straight = (
+        next(r for r in report["clips"] if r["name"] == n) for n in ("lab__late__x", "lab__thirty")
+    )
+    assert late["offset_ms"] == pytest.approx(120, abs=20)
+    assert straight["offset_ms"] is None  # two seconds alone do not tell
+    moved = list_clips(out)[0].arrays()
+    rows = round(float(moved["av_offset_ms"]) / 10)
+    np.testing.assert_array_equal(moved["log_mel"][:-rows], moved["log_mel_heard"][rows:])
+
+
+def test_other_limits_reject_and_take_back_without_preparing_again(prepared):
+    root, out = prepared
+    stamp = (out / "clips" / "lab__late__x.crops.npy").stat().st_mtime_ns
+    assert main([str(root), "--out", str(out), "--workers", "1", "--max-offset-ms", "60"]) == 0
+    assert [c.name for c in list_clips(out)] == ["lab__thirty"]
+    late = next(
+        r for r in json.loads((out / "report.json").read_text())["clips"] if r["name"] == "lab__late__x"
+    )
+    assert late["rejected"] == "av_offset"
+    assert late["reason"].endswith("ms late, beyond 60 ms")
+    assert main([str(root), "--out", str(out), "--workers", "1"]) == 0
+    assert len(list_clips(out)) == 2
+    assert (out / "clips" / "lab__late__x.crops.npy").stat().st_mtime_ns == stamp
+
+
+def test_long_clips_come_in_parts_and_a_kill_costs_one_video(tmp_path):
+    video, config = remade(tmp_path / "a.mp4", 25, times=2), PrepareConfig(part_frames=50, every=5)
+    reports = prepare_video(video, "lab__a", tmp_path / "out", config)
+    assert [(r.name, r.frames) for r in reports] == [("lab__a__p000", 50), ("lab__a__p001", 50)]
+    second = np.load(tmp_path / "out" / "clips" / "lab__a__p001.crops.npy")
+    assert second.shape == (10, 256, 256, 3)
+    # Killed before its record was written, it is made again, to the same bytes; with it, it is left alone.
+    (tmp_path / "out" / "done" / "lab__a.json").unlink()
+    assert prepare_video(video, "lab__a", tmp_path / "out", config) == reports
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "clips" / "lab__a__p001.crops.npy"), second)
+    shutil.rmtree(tmp_path / "out" / "clips")
+    assert prepare_video(video, "lab__a", tmp_path / "out", config) == reports
+    assert not (tmp_path / "out" / "clips").exists()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_scraps(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bad_arguments_are_one_line(tmp_path, capsys):
+    assert main([str(tmp_path / "none"), "--out", str(tmp_path / "o")]) == 1
+    assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "a.mp4").touch()
+    assert main([str(tmp_path), "--out", str(tmp_path / "o"), "--probe", str(tmp_path)]) == 1
+    assert "no weights there" in capsys.readouterr().err

@@ -1,0 +1,50 @@
+"""What a model shows for a clip: from the clip's own landmarks (appearance) or from speech (pipeline)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from mytalk.compose import crop, paste
+from mytalk.dub import RENDER_BATCH, dub
+from mytalk.engines.engine import Engine
+from mytalk.landmarks.layout import load_layout
+from mytalk.media import read_at_rate
+from mytalk.renderer import landmark_image
+from mytalk.types import U8
+from training.reels import RATE, Source
+
+
+def true_landmark_pictures(engine: Engine, source: Source) -> Iterator[U8]:
+    """Full pictures with the lips drawn from each frame's own landmarks, pasted back as the product does."""
+    layout, track = load_layout(), source.track
+    pictures = read_at_rate(source.path, RATE)
+    for first in range(0, source.frames, RENDER_BATCH):
+        batch = list(islice(pictures, RENDER_BATCH))
+        index = range(first, first + len(batch))
+        images = np.stack(
+            [
+                landmark_image(
+                    source.rest,
+                    track.canonical[i],
+                    track.canonical[i, layout.compact] - source.rest[layout.compact],
+                    pose=track.poses.select(slice(i, i + 1)),
+                    matrix=source.matrices[i],
+                    layout=layout,
+                )
+                for i in index
+            ]
+        )
+        faces = np.stack([crop(picture, source.matrices[i]) for picture, i in zip(batch, index, strict=True)])
+        made = engine.decode(images, engine.encode_appearance(source.references, faces))
+        for picture, face, i in zip(batch, made, index, strict=True):
+            yield paste(picture, face, source.matrices[i]) if track.present[i] else picture
+
+
+def dubbed(engine: Engine, source: Source, speech: Path, out: Path) -> Iterator[U8]:
+    """Pictures of the source saying ``speech``, by the product's own ``dub``, which writes ``out``."""
+    dub(source.path, speech, out, engine, face="largest")
+    return read_at_rate(out, RATE)
