@@ -14,7 +14,8 @@ from PIL import Image, ImageFilter
 pytest.importorskip("mediapipe", reason="MediaPipe is not installed (make test installs it)")
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed (make test installs it)")
 
-from mytalk.media import VideoWriter, read_at_rate, read_speech
+from mytalk.media import read_at_rate, read_speech
+from mytalk.video_out import VideoWriter
 from training.evaluate import main
 from training.evaluate_clip import KEYS
 

@@ -24,15 +24,6 @@ from rich.progress import track
 from mytalk.engines import default_bundle, load_engine
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput, MyTalkError
-<<<<<<< HEAD
-from mytalk.landmarks.draw import draw_landmarks
-from mytalk.landmarks.layout import load_layout
-from mytalk.motion import hop_noise, mel_context
-from mytalk.renderer import decode_landmarks
-from mytalk.types import F32, U8, LipReferences, MotionJob
-from training.data import HELD_OUT_TAIL, Clip, crop_points, is_validation, list_clips
-from training.motion_data import MotionClip, load_motion_clip
-=======
 from mytalk.media import probe_video, read_at_rate
 from mytalk.types import F32, U8
 from training.cases import Case, find_output, read_cases
@@ -49,14 +40,14 @@ from training.evaluate_clip import (
 )
 from training.networks import FaceEmbedder, FidFeatures, Lpips, frechet_distance
 from training.prepare_video import write_atomically
-from training.reels import PARTS, RATE, Shown, Source, Wanted, fitted, hear, load_source, show
+from training.reels import PARTS, Shown, Source, Wanted, fitted, hear, load_source, show
 from training.render import dubbed, true_landmark_pictures
 from training.sheets import write_sheet
 from training.silence import silence_figures
 from training.streamed import Stream
 from training.syncnet import load_syncnet
 from training.tables import print_tables
->>>>>>> e474fc8 (Videos to shards with measured A/V offsets and identity-disjoint lists; the paper's metrics and tables over any clips)
+from training.tracks import RATE
 
 MODES = ("appearance", "pipeline")
 
@@ -262,66 +253,6 @@ def _networks(args: argparse.Namespace) -> Networks:
     )
 
 
-<<<<<<< HEAD
-def evaluate_appearance(engine: Engine, clips: list[Clip], per_clip: int = 8) -> tuple[dict[str, float], U8]:
-    """PSNR in the mask and at the mouth, true landmarks; a contact sheet (reference, drawn, ours, true)."""
-    inside = hidden_mask() > 0
-    figures, rows = [], []
-    for clip in track(clips, description="appearance"):
-        arrays, crops = clip.arrays(), clip.crops()
-        picked = arrays["picked"]
-        # References come from the part before the targets; of the demo actors only the tail is unseen.
-        border = (
-            len(arrays["opening"]) - HELD_OUT_TAIL if clip.source == "actors" else len(arrays["opening"]) // 2
-        )
-        usable, far = np.nonzero(picked >= border)[0], np.nonzero(picked < border)[0]
-        index = usable[np.linspace(0, len(usable) - 1, per_clip).astype(int)]
-        gap = arrays["opening"][picked[far]]
-        # The ranks that an actor's references have (``mytalk.faces.pick_references``).
-        chosen = far[np.argsort(gap)[[int(rank * (len(gap) - 1)) for rank in (0.03, 0.75, 0.97)]]]
-        references = LipReferences(np.ascontiguousarray(crops[chosen]), crop_points(arrays, chosen))
-        points, true = crop_points(arrays, index), np.ascontiguousarray(crops[index])
-        latents = engine.encode_appearance(references.pictures, true)
-        made = decode_landmarks(engine, list(points), latents, references, load_layout())
-        drawn = np.stack([draw_landmarks(p, load_layout()) for p in points[:4]])
-        error = np.square((made.astype(np.float32) - true) / 255).mean(axis=-1)
-        lips = np.zeros_like(inside)
-        lips[LIPS_BOX] = True
-        sharp = [
-            np.abs(np.diff(x.astype(np.float32), axis=2))[:, LIPS_BOX[0], LIPS_BOX[1]].mean()
-            for x in (made, true)
-        ]
-        outside = np.where(inside, error, 0.0)
-        figures.append(
-            {
-                "mask_psnr": _db(error[:, inside]),
-                "lip_psnr": _db(error[:, inside & lips]),
-                "crop_psnr": _db(outside),
-                "lip_sharpness_ratio": float(sharp[0] / sharp[1]),
-            }
-        )
-        pasted = np.where(inside[..., None], made, true)
-        reference = np.concatenate([references.pictures[i % 3] for i in range(4)], axis=1)
-        lines = (drawn[:4].transpose(0, 2, 3, 1) * 255).astype(np.uint8)
-        rows.append(
-            np.concatenate(
-                [reference, *(np.concatenate(list(x[:4]), axis=1) for x in (lines, pasted, true))], axis=0
-            )
-        )
-    means = {key: float(np.mean([f[key] for f in figures])) for key in figures[0]} | {"clips": len(figures)}
-    return means, np.concatenate(rows[:4], axis=1)
-
-
-def evaluate(engine: Engine, data: Path, sheets: Path | None, stream: Stream, most: int) -> dict[str, object]:
-    """All figures, by group of clips."""
-    clips = list_clips(data)
-    validation = [c for c in clips if is_validation(c, clips)]
-    groups = {
-        "synthetic_unseen": [c for c in validation if c.source == "synthetic"],
-        "grid_s32_unseen": [c for c in validation if c.identity == "grid/s32"],
-    }
-    report: dict[str, object] = {
-=======
 def _run(args: argparse.Namespace) -> dict[str, object]:
     if args.tune and find_spec("training.tune") is None:
         raise BadInput("--tune is not available yet; --part second-half measures the same half untuned")
@@ -339,7 +270,6 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
         "mode": "outputs" if args.outputs else args.mode,
         "paired": all(case.paired for case in cases),
         "part": args.part,
->>>>>>> e474fc8 (Videos to shards with measured A/V offsets and identity-disjoint lists; the paper's metrics and tables over any clips)
         "engine": engine.name,
         "weights": engine.spec.weights_id,
         "parameters": None if args.outputs else parameters(args.model),

@@ -23,7 +23,6 @@ from rich.progress import track
 
 from mytalk.engines import default_bundle
 from mytalk.errors import BadInput, MyTalkError
-from mytalk.faces import FACE_CHOICES
 from training.prepare_report import print_report, write_report
 from training.prepare_sync import SyncLimits, measure_and_correct
 from training.prepare_video import PrepareConfig, Report, prepare_video
@@ -100,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--include", nargs="*", default=[""], help="only names that start with one of these")
     p.add_argument("--person", help="regular expression over a video's path: its first group is who is seen")
     p.add_argument(
-        "--face", choices=FACE_CHOICES, default="only", help="which of several faces (default: reject)"
+        "--face", choices=["only", "largest"], default="only", help="which of several faces (default: reject)"
     )
     p.add_argument("--every", type=int, default=2, help="keep every n-th face crop (default %(default)s)")
     p.add_argument(

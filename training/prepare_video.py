@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,19 +14,19 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from mytalk.clock import ANALYSIS_RATE, ANALYSIS_SAMPLES_PER_FRAME, FPS
+from mytalk.clock import ANALYSIS_RATE, FPS
 from mytalk.compose import crop
 from mytalk.engines import load_engine
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput
-from mytalk.faces import FaceChoice, FaceTrack, find_face, track_face
-from mytalk.landmarks.layout import load_layout
-from mytalk.landmarks.normalise import crop_matrices, from_canonical, rest_face
+from mytalk.follow import FaceChoice
+from mytalk.landmarks.normalise import crop_matrices
 from mytalk.media import probe_video, read_at_rate, read_speech
 from mytalk.speech import MEL_FRAMES_PER_FRAME, SILENCE, LogMelState, log_mel
 from mytalk.types import F32, U8
 from training.offsets import lag_curve, loudness
 from training.streamed import predicted_opening
+from training.tracks import RATE, Track, follow
 
 MIN_FRAMES = FPS  # a shorter stretch with the face is not used
 FAINT = SILENCE + 1.5  # nothing that quiet is speech
@@ -114,11 +113,8 @@ def _parts(segments: tuple[slice, ...], part_frames: int) -> list[slice]:
     return parts
 
 
-def _arrays(
-    track: FaceTrack, part: slice, mel: F32, config: PrepareConfig
-) -> dict[str, npt.NDArray[np.generic]]:
+def _arrays(track: Track, part: slice, mel: F32, config: PrepareConfig) -> dict[str, npt.NDArray[np.generic]]:
     """What is written of a part, except the crops; ``log_mel`` as heard, not yet moved."""
-    layout = load_layout()
     poses, canonical, frames = track.poses.select(part), track.canonical[part], part.stop - part.start
     heard = mel[part.start * MEL_FRAMES_PER_FRAME : part.stop * MEL_FRAMES_PER_FRAME]
     log_mel_full = np.full((frames * MEL_FRAMES_PER_FRAME, mel.shape[1]), SILENCE, np.float32)
@@ -130,10 +126,10 @@ def _arrays(
     )
     curve = lag_curve(said, track.opening[part])
     return {
-        "points": from_canonical(canonical, poses)[:, :, :2],
+        "points": track.points()[part, :, :2],
         "matrices": crop_matrices(poses),
         "canonical": canonical,
-        "rest": rest_face(track.canonical[track.present], layout),
+        "rest": track.face.rest,
         "opening": track.opening[part],
         "log_mel": log_mel_full,
         "picked": np.arange(0, frames, config.every),
@@ -143,16 +139,16 @@ def _arrays(
 
 
 def _write_parts(
-    video: Path, name: str, out: Path, *, track: FaceTrack, mel: F32, config: PrepareConfig
+    video: Path, name: str, out: Path, *, track: Track, mel: F32, config: PrepareConfig
 ) -> list[Report]:
-    parts = _parts(track.segments, config.part_frames)
+    parts = _parts(track.face.segments, config.part_frames)
     if not parts:
-        longest = max((s.stop - s.start for s in track.segments), default=0)
+        longest = max((s.stop - s.start for s in track.face.segments), default=0)
         raise BadInput(
             f"{video}: the face is in view for {longest} frames at most, not {MIN_FRAMES}", "too_short"
         )
     whole = len(parts) == 1
-    pictures, at, reports = read_at_rate(video, Fraction(FPS)), 0, []
+    pictures, at, reports = read_at_rate(video, RATE), 0, []
     for number, part in enumerate(parts):
         clip = name if whole else f"{name}__p{number:03d}"
         arrays = _arrays(track, part, mel, config)
@@ -184,12 +180,12 @@ def prepare_video(video: Path, name: str, out: Path, config: PrepareConfig) -> l
     try:
         probe_video(video)
         mel = _hear(video)
-        points = find_face(read_at_rate(video, Fraction(FPS)), str(video), config.face)
-        # Pictures that go on after the sound has ended, or the reverse, teach nothing.
-        frames = min(len(points), -(-len(mel) * 160 // ANALYSIS_SAMPLES_PER_FRAME))
-        track = track_face(points[:frames], load_layout(), str(video))
+        # Pictures that go on after the sound has ended teach nothing.
+        track = follow(video, config.face, -(-len(mel) // MEL_FRAMES_PER_FRAME))
         reports = _write_parts(video, name, out, track=track, mel=mel, config=config)
     except BadInput as error:
+        if error.code == "cannot_write":  # a full disk is not the video's fault
+            raise
         code = "unreadable" if error.code == "bad_input" else error.code
         reports = [Report(name, str(video), 0, code, str(error).removeprefix(f"{video}: "))]
     rows = json.dumps([asdict(report) for report in reports]).encode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -15,23 +14,21 @@ from PIL import Image
 from mytalk.clock import ANALYSIS_RATE, FPS
 from mytalk.compose import crop
 from mytalk.errors import BadInput
-from mytalk.faces import FaceTrack, find_face, pick_references, track_face
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import (
-    Poses,
     crop_matrices,
-    from_canonical,
+    frame_to_crop,
     mouth_opening,
-    rest_face,
     to_canonical,
     upper_displacement,
 )
 from mytalk.media import read_at_rate, read_speech
+from mytalk.picture import Picture
 from mytalk.speech import MEL_FRAMES_PER_FRAME, SILENCE, LogMelState, log_mel
-from mytalk.types import F32, U8
+from mytalk.types import F32, U8, LipReferences
 from training.networks import ARCFACE_POINTS, FACE_PX, SYNC_PX
+from training.tracks import RATE, Track, detect, follow
 
-RATE = Fraction(FPS)
 GUARD_FRAMES = 2  # frames on either side of a lip reference that picture metrics leave out, for every system
 FACE_EVERY = 5  # identity is compared in one frame of so many
 PARTS = ("whole", "first-half", "second-half")
@@ -58,19 +55,19 @@ class Cuts:
 class Source:
     """A clip to be scored on, at 25 frames/s; F frames, all with the face or a harmless stand-in.
 
-    points: float32 [F, 478, 3], pixels. rest: float32 [478, 3]. upper: float32 [F, U]. references: uint8
-    [3, 256, 256, 3]. scored: bool [F], frames that picture metrics use. speech: float32 [S], 16 kHz.
-    log_mel: float32 [4 F, 80]. size: width and height, pixels. part: the frames that count.
+    points: float32 [F, 478, 3], pixels. rest: float32 [478, 3]. upper: float32 [F, U]. scored: bool [F],
+    frames that picture metrics use. speech: float32 [S], 16 kHz. log_mel: float32 [4 F, 80]. size: width and
+    height, pixels. part: the frames that count.
     """
 
     name: str
     path: Path
-    track: FaceTrack
+    track: Track
     points: F32
     matrices: F32
     rest: F32
     upper: F32
-    references: U8
+    references: LipReferences
     scored: npt.NDArray[np.bool_]
     speech: F32
     log_mel: F32
@@ -159,19 +156,40 @@ def _cut(picture: U8, matrix: F32, side: int) -> U8:
     )
 
 
+class _Cutter:
+    """Cuts pictures uint8 [H, W, 3] of one clip, one after the other, by the source's points and matrices."""
+
+    def __init__(self, points: F32, matrices: F32, wanted: Wanted) -> None:
+        self._points, self._matrices, self._wanted = points, matrices, wanted
+        self._crops: list[U8] = []
+        self._faces: list[U8] = []
+        self._sync: list[U8] = []
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def add(self, picture: U8) -> None:
+        frame = len(self._crops)
+        self._crops.append(crop(picture, self._matrices[frame]))
+        if self._wanted.faces and frame % FACE_EVERY == 0:
+            self._faces.append(_cut(picture, _face_matrix(self._points[frame]), FACE_PX))
+        if self._wanted.sync:
+            self._sync.append(_cut(picture, _sync_matrix(self._points[frame]), SYNC_PX))
+
+    def cuts(self) -> Cuts:
+        if not self._crops:
+            raise BadInput("there is no picture in it")
+        nothing = np.zeros((0, 0, 0, 3), np.uint8)
+        faces, sync = (np.stack(some) if some else nothing for some in (self._faces, self._sync))
+        return Cuts(np.stack(self._crops), faces, sync)
+
+
 def cut_all(pictures: Iterable[U8], points: F32, matrices: F32, wanted: Wanted) -> Cuts:
     """Cut pictures uint8 [H, W, 3] of one clip by the source's own points and crop matrices."""
-    crops, faces, sync = [], [], []
-    for frame, picture in enumerate(islice(pictures, len(points))):
-        crops.append(crop(picture, matrices[frame]))
-        if wanted.faces and frame % FACE_EVERY == 0:
-            faces.append(_cut(picture, _face_matrix(points[frame]), FACE_PX))
-        if wanted.sync:
-            sync.append(_cut(picture, _sync_matrix(points[frame]), SYNC_PX))
-    if not crops:
-        raise BadInput("there is no picture in it")
-    nothing = np.zeros((0, 0, 0, 3), np.uint8)
-    return Cuts(np.stack(crops), np.stack(faces) if faces else nothing, np.stack(sync) if sync else nothing)
+    cutter = _Cutter(points, matrices, wanted)
+    for picture in islice(pictures, len(points)):
+        cutter.add(picture)
+    return cutter.cuts()
 
 
 def part_of(frames: int, part: str) -> slice:
@@ -185,18 +203,7 @@ def part_of(frames: int, part: str) -> slice:
     }[part]
 
 
-def _references(track: FaceTrack, part: str) -> list[int]:
-    """Frames of the lip references: from the first half, if the second one is scored."""
-    if part != "second-half":
-        return list(pick_references(track))
-    half = slice(0, len(track.present) // 2)
-    first = FaceTrack(
-        track.present[half], (), track.poses.select(half), track.canonical[half], track.opening[half]
-    )
-    return list(pick_references(first))
-
-
-def _scored(track: FaceTrack, references: list[int], part: str) -> npt.NDArray[np.bool_]:
+def _scored(track: Track, references: list[int], part: str) -> npt.NDArray[np.bool_]:
     chosen = np.zeros(len(track.present), np.bool_)
     chosen[part_of(len(chosen), part)] = True
     chosen &= track.present
@@ -207,27 +214,26 @@ def _scored(track: FaceTrack, references: list[int], part: str) -> npt.NDArray[n
 
 def load_source(path: Path, name: str, wanted: Wanted, part: str = "whole") -> Source:
     """Read a clip and follow the largest face through it; raises ``BadInput`` when it cannot be scored."""
-    layout = load_layout()
-    found = find_face(read_at_rate(path, RATE), str(path), "largest")
-    track = track_face(found, layout, str(path))
-    points = from_canonical(track.canonical, track.poses)
-    matrices, frames = crop_matrices(track.poses), len(track.present)
+    track = follow(path, "largest")
+    points, matrices, frames = track.points(), crop_matrices(track.poses), len(track.present)
     cuts = cut_all(read_at_rate(path, RATE), points, matrices, wanted)
-    references = _references(track, part)
-    scored = _scored(track, references, part)
+    # What is scored on the second half may know the first alone.
+    picked = track.references(frames // 2 if part == "second-half" else None)
+    scored = _scored(track, picked, part)
     if not scored.any():
         raise BadInput(f"{path}: too short to be scored")
-    rest, speech = rest_face(track.canonical[track.present], layout), hear(path)
-    first = next(read_at_rate(path, RATE))
+    speech, first = hear(path), next(read_at_rate(path, RATE))
     return Source(
         name=name,
         path=path,
         track=track,
         points=points,
         matrices=matrices,
-        rest=rest,
-        upper=upper_displacement(track.canonical, rest, layout),
-        references=cuts.crops[references],
+        rest=track.face.rest,
+        upper=upper_displacement(track.canonical, track.face.rest, load_layout()),
+        references=LipReferences(
+            cuts.crops[picked], np.stack([frame_to_crop(points[i, :, :2], matrices[i]) for i in picked])
+        ),
         scored=scored,
         speech=speech,
         log_mel=mel_of(speech, frames),
@@ -248,51 +254,20 @@ def fitted(pictures: Iterable[U8], size: tuple[int, int]) -> Iterator[U8]:
 
 def show(source: Source, pictures: Iterable[U8], wanted: Wanted, speech: F32 | None) -> Shown:
     """Cut and measure what a system shows: pictures uint8 [H, W, 3], frame by frame those of the source."""
-    held: list[U8] = []
+    crops = _Cutter(source.points, source.matrices, wanted)
 
-    def watched() -> Iterator[U8]:
+    def watched() -> Iterator[Picture]:
+        """Each picture is cut as the detector takes it, and let go."""
         for picture in islice(pictures, source.frames):
-            held.append(picture)
-            yield picture
+            crops.add(picture)
+            yield Picture.from_rgb(picture, len(crops) / FPS)
 
-    def once() -> Iterator[U8]:
-        """Each picture is looked at by the detector, cut, and let go."""
-        for found in _points(watched()):
-            rows.append(found)
-            yield held.pop()
-
-    rows: list[F32] = []
-    cuts = cut_all(once(), source.points, source.matrices, wanted)
-    points = np.stack(rows)
+    try:
+        points = detect(watched(), source.name, "largest")
+    except BadInput as error:
+        if error.code != "no_face":
+            raise
+        points = np.full((len(crops), *source.points.shape[1:]), np.nan, np.float32)
     poses = source.track.poses.select(slice(0, len(points)))
-    return Shown(cuts, points, _opening(points, poses), speech)
-
-
-def _points(pictures: Iterator[U8]) -> Iterator[F32]:
-    """Landmarks [478, 3] of each picture as it passes, NaN without a face."""
-    from mytalk.faces import SMALL_PICTURE_PX
-    from mytalk.landmarks.detect import POINTS, detect_faces
-
-    factor = 1
-
-    def enlarged() -> Iterator[U8]:
-        nonlocal factor
-        for picture in pictures:
-            height, width = picture.shape[:2]
-            factor = 2 if min(height, width) < SMALL_PICTURE_PX else 1
-            yield (
-                picture
-                if factor == 1
-                else np.asarray(
-                    Image.fromarray(picture).resize((2 * width, 2 * height), Image.Resampling.BICUBIC),
-                    np.uint8,
-                )
-            )
-
-    for faces in detect_faces(enlarged()):
-        yield faces[0].points / factor if faces else np.full((POINTS, 3), np.nan, np.float32)
-
-
-def _opening(points: F32, poses: Poses) -> F32:
-    """Mouth opening float32 [F] in the source's own poses; NaN where no face was found."""
-    return mouth_opening(to_canonical(points, poses), load_layout())
+    opening = mouth_opening(to_canonical(points, poses), load_layout())
+    return Shown(crops.cuts(), points, opening, speech)

@@ -12,10 +12,12 @@ from mytalk.compose import crop, paste
 from mytalk.dub import RENDER_BATCH, dub
 from mytalk.engines.engine import Engine
 from mytalk.landmarks.layout import load_layout
+from mytalk.landmarks.normalise import frame_to_crop
 from mytalk.media import read_at_rate
-from mytalk.renderer import landmark_image
+from mytalk.renderer import decode_landmarks
 from mytalk.types import U8
-from training.reels import RATE, Source
+from training.reels import Source
+from training.tracks import RATE
 
 
 def true_landmark_pictures(engine: Engine, source: Source) -> Iterator[U8]:
@@ -25,21 +27,10 @@ def true_landmark_pictures(engine: Engine, source: Source) -> Iterator[U8]:
     for first in range(0, source.frames, RENDER_BATCH):
         batch = list(islice(pictures, RENDER_BATCH))
         index = range(first, first + len(batch))
-        images = np.stack(
-            [
-                landmark_image(
-                    source.rest,
-                    track.canonical[i],
-                    track.canonical[i, layout.compact] - source.rest[layout.compact],
-                    pose=track.poses.select(slice(i, i + 1)),
-                    matrix=source.matrices[i],
-                    layout=layout,
-                )
-                for i in index
-            ]
-        )
+        points = [frame_to_crop(source.points[i, :, :2], source.matrices[i]) for i in index]
         faces = np.stack([crop(picture, source.matrices[i]) for picture, i in zip(batch, index, strict=True)])
-        made = engine.decode(images, engine.encode_appearance(source.references, faces))
+        latents = engine.encode_appearance(source.references.pictures, faces)
+        made = decode_landmarks(engine, points, latents, source.references, layout)
         for picture, face, i in zip(batch, made, index, strict=True):
             yield paste(picture, face, source.matrices[i]) if track.present[i] else picture
 
