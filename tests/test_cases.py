@@ -19,6 +19,8 @@ def test_folders_files_and_lists(tmp_path):
     assert (paired.name, paired.paired) == ("two", True)
     assert (unpaired.name, unpaired.paired) == ("a/one+two", False)
     assert unpaired.speech == tmp_path / "two.mp4"
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/a/one.mp4\n")
+    assert read_cases(tmp_path / "list.txt")[0].name == "a/one"  # reports do not tell where clips lie
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ def _listed(path: Path) -> list[Case]:
         for file in files:
             if not file.is_file():
                 raise BadInput(f"{path}, line {number}: {file}: no such file")
-        name = Path(video).with_suffix("").as_posix().lstrip("/")
+        below = Path(video).with_suffix("")
+        name = "/".join(below.parts[-2:]) if below.is_absolute() else below.as_posix()
         cases.append(Case(name if not speech else f"{name}+{Path(speech).stem}", *files))
     if len({case.name for case in cases}) < len(cases):
         raise BadInput(f"{path}: a clip is named twice")
