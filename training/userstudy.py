@@ -2,7 +2,7 @@
 
 ``python -m training.userstudy make ours=DIR wav2lip=DIR --out study`` writes study/page.html, one file that
 needs no network, and study/key.json, which says whose video is whose: keep that one. Participants open the
-page and send a file back; ``python -m training.userstudy table study/key.json answers/*.json`` reads those files.
+page and send a file back; ``python -m training.userstudy table study/key.json answers/*.json`` reads them.
 """
 
 from __future__ import annotations
