@@ -242,7 +242,7 @@ def _make(
     kept, order = _loop_of(track, np.stack(thumbnails), layout)
     if progress is not None:
         progress("writing the actor", 0, 1)
-    frame, references = _framing(track, kept, info), list(pick_references(track))
+    frame, references = _framing(track, kept, info), list(pick_references(track, layout))
     matrices = crop_matrices(track.poses)
     reference_points = track_crop_landmarks(track, references, matrices)
     matrices[:, 0] /= float(info.aspect)

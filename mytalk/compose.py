@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from mytalk.errors import BadInput
-from mytalk.landmarks.normalise import CROP, CROP_CENTRE, CROP_SIDE
+from mytalk.landmarks.normalise import CROP, CROP_CENTRE, CROP_SIDE, Real
 from mytalk.picture import Box, Picture
 from mytalk.types import F32, U8
 
@@ -80,19 +80,37 @@ def _check_picture(picture: U8, name: str) -> None:
 
 
 def crop(frame: U8, matrix: F32) -> U8:
-    """Cut the face crop uint8 [256, 256, 3] out of a frame uint8 [H, W, 3]; beyond the frame it is black.
+    """Cut the face crop uint8 [256, 256, 3] out of a frame uint8 [H, W, 3].
 
     matrix: float32 [2, 3], crop pixel → frame pixel (``landmarks.normalise.crop_matrices``). Where the frame
-    is finer than the crop it is sampled more densely and averaged, so that detail does not alias.
+    is finer than the crop it is sampled more densely and averaged, so that detail does not alias. Beyond the
+    frame its edge goes on: black there would be taken for something dark under the chin.
     """
     _check_picture(frame, "frame")
     density = max(1, min(8, int(np.ceil(float(np.hypot(matrix[0, 0], matrix[1, 0])) - 0.1))))
-    fine = matrix.astype(np.float64) @ np.diag([1 / density, 1 / density, 1.0])
+    frame, place = _extended(frame, matrix.astype(np.float64))
+    fine = place @ np.diag([1 / density, 1 / density, 1.0])
     size = (CROP * density, CROP * density)
     image = Image.fromarray(frame).transform(
         size, Image.Transform.AFFINE, tuple(fine.ravel()), Image.Resampling.BICUBIC
     )
     return np.asarray(image.reduce(density) if density > 1 else image, np.uint8)
+
+
+def _extended(frame: U8, matrix: Real) -> tuple[U8, Real]:
+    """The frame with its edges repeated as far as the crop reaches, and the crop's matrix in it."""
+    corners = np.array([(x, y, 1) for x in (0, CROP) for y in (0, CROP)]) @ matrix.T
+    size = np.array((frame.shape[1], frame.shape[0]))
+    # No further than a crop is wide: one that lies quite outside the frame shows nothing anyway.
+    reach = np.ceil(np.ptp(corners, axis=0)).astype(int) + PART_MARGIN_PX
+    before = np.clip(np.ceil(-corners.min(axis=0)).astype(int) + PART_MARGIN_PX, 0, reach)
+    after = np.clip(np.ceil(corners.max(axis=0) - size).astype(int) + PART_MARGIN_PX, 0, reach)
+    if not before.any() and not after.any():
+        return frame, matrix
+    moved = matrix.copy()
+    moved[:, 2] += before
+    margins = ((before[1], after[1]), (before[0], after[0]), (0, 0))
+    return np.pad(frame, margins, mode="edge"), moved
 
 
 def face_part(picture: Picture, matrix: F32) -> tuple[Box, U8, F32] | None:

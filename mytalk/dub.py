@@ -119,7 +119,7 @@ def _open_source(
     matrices = crop_matrices(track.poses)
     coded = matrices.copy()
     coded[:, 0] /= float(info.aspect)
-    references, picked = [], pick_references(track)
+    references, picked = [], pick_references(track, layout)
     for frame in picked:
         part = face_part(next(pictures_from(video, info, stamps, frame)), coded[frame])
         references.append(np.zeros((CROP, CROP, 3), np.uint8) if part is None else crop(part[1], part[2]))

@@ -33,6 +33,7 @@ CUT_JUMP = 0.5  # a face that moves by so much of its height in one frame was cu
 BLOCK = 256  # frames in memory at a time
 SHAPE_FRAMES = 1500  # frames, spread over the video, that the person's own shape is estimated from
 REST_SHARE = 0.15  # of the frames, the most closed ones, that the rest face is the mean of
+SMILE_COST = 3.0  # of lips twice as wide as at rest, in units of the way from closed to open
 MAX_TURN_DEG = 50.0  # a face turned away further is left as it was filmed
 
 Frames = npt.NDArray[np.intp]
@@ -52,6 +53,7 @@ class FaceTrack:
     segments: tuple[slice, ...]
     poses: Poses
     opening: F32
+    width: F32
     rest: F32
     landmarks: Spool
 
@@ -191,19 +193,21 @@ def track_face(points: Spool, landmarks: Spool, layout: Layout, what: str) -> Fa
     poses = smooth.select(
         np.maximum(place, 0)
     )  # a frame without the face stands in with the last one with it
-    opening = np.zeros(len(present), np.float32)
+    opening, width = np.zeros((2, len(present)), np.float32)
     stand_in = np.zeros((layout.points, 3), np.float32)
     for run in segments:
         while len(landmarks) < run.start:
             landmarks.append(stand_in)
         for part, rows in _steadied(points, run, poses, layout):
             opening[part] = mouth_opening(rows, layout)
+            width[part] = np.ptp(rows[:, layout.lips, 0], axis=1)
             for row in rows:
                 landmarks.append(row)
             stand_in = rows[-1]
     while len(landmarks) < len(present):
         landmarks.append(stand_in)
-    return FaceTrack(present, segments, poses, opening, _rest(landmarks, opening, frames), landmarks)
+    rest = _rest(landmarks, opening, frames)
+    return FaceTrack(present, segments, poses, opening, width, rest, landmarks)
 
 
 def track_crop_landmarks(track: FaceTrack, frames: Sequence[int], matrices: F32) -> F32:
@@ -216,17 +220,20 @@ def track_crop_landmarks(track: FaceTrack, frames: Sequence[int], matrices: F32)
     return np.stack([frame_to_crop(p, matrices[i]) for p, i in zip(points, index, strict=True)])
 
 
-def pick_references(track: FaceTrack) -> tuple[int, int, int]:
-    """Three frames with the mouth closed, half open and open, looking at the camera if there is a choice."""
+def pick_references(track: FaceTrack, layout: Layout) -> tuple[int, int, int]:
+    """Three frames: mouth closed, half open, open; not smiling, facing the camera, if there is a choice."""
     frames = np.flatnonzero(track.present)
     opening = track.opening[frames]
     facing = track.poses.rotation[frames, 2, 2]  # cosine between the face's axis and the camera's
+    # Lips that a smile draws apart lie elsewhere than those of speech, and blend into them badly.
+    own_width = float(np.ptp(track.rest[layout.lips, 0]))
+    smile = np.maximum(0, track.width[frames] / own_width - 1)
     # Wide open is the 97th percentile, not the largest: that one may be a yawn, or a bad detection.
     targets = np.quantile(opening, (0.03, 0.75, 0.97))
     spread = max(float(targets[2] - targets[0]), 1e-6)
     picked: list[int] = []
     for target in targets:
-        cost = np.abs(opening - target) / spread + (facing.max() - facing)
+        cost = np.abs(opening - target) / spread + (facing.max() - facing) + SMILE_COST * smile
         if len(frames) > len(picked):  # three different ones, where there are three
             cost[np.isin(frames, picked)] = np.inf
         picked.append(int(frames[int(np.argmin(cost))]))

@@ -27,7 +27,7 @@ FINE_PX = 1000  # pictures with a longer side than so many are searched in 16 pa
 RIVAL_EVERY = 10  # pictures between two counts of the faces in view
 RIVAL_SIZE = 0.4  # a second face this large, compared with the first, counts as another person
 RIVAL_SHARE = 0.1  # of the pictures; fewer are false alarms or passers-by
-NEAR = 1.5  # face heights that a face may have moved while it was not seen
+NEAR = 0.8  # face heights that a face may have moved while it was not seen
 JUMP = 0.5  # face heights from one picture to the next that are no motion but another face
 
 

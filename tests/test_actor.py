@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from mytalk.actor import CARD, LANDMARKS, list_actors, load_actor, play_order_ping_pong
+from mytalk.actor import CARD, LANDMARKS, Actor, list_actors, load_actor, play_order_ping_pong
 from mytalk.actor_make import ActorSource, loop, make_actor, quiet_window
 from mytalk.errors import BadInput
 from mytalk.follow import find_face
 from mytalk.landmarks.normalise import from_canonical
 from mytalk.media import read_at_rate, read_frames
 from mytalk.spool import Spool
+from mytalk.types import F32
 from tests.small_actor import (
     LAYOUT,
     RATE,
@@ -179,6 +181,58 @@ def test_an_actor_from_a_real_clip(tmp_path: Path) -> None:
     assert np.abs(found - ours)[..., :2].mean() < 1.5
     with pytest.raises(BadInput, match="exists already"):
         make_actor(TALKING_FACE, tmp_path / "deep" / "me", SOURCE)
+
+
+def steps(actor: Actor) -> F32:
+    """How far the upper face moves from each played picture to the next, the wrap last; eyes' distances."""
+    order = actor.motion.order
+    poses = actor.motion.poses.select(order)
+    points = from_canonical(actor.motion.canonical[order][:, actor.layout.upper], poses)[..., :2]
+    moved = np.linalg.norm(np.roll(points, -1, axis=0) - points, axis=-1).mean(axis=1)
+    return np.asarray(moved / np.median(poses.scale), np.float32)
+
+
+@pytest.mark.parametrize("name", ["ada", "ben", "cleo"])
+def test_shipped_actors_loop_without_a_seam(name: str) -> None:
+    """The step from the last picture back to the first is one like the others, in place and in pixels."""
+    actor = load_actor(Path(__file__).parents[1] / "actors" / name)
+    moved = steps(actor)
+    assert moved[-1] <= np.quantile(moved[:-1], 0.98) + 1e-6
+    order, frames = actor.motion.order, actor.frames
+    changes = [
+        np.abs(frames[a][::8, ::8].astype(int) - frames[b][::8, ::8]).mean()
+        for a, b in zip(order, np.roll(order, -1), strict=True)
+    ]
+    assert changes[-1] <= np.quantile(changes[:-1], 0.98) + 1e-6
+
+
+@pytest.mark.mediapipe
+def test_an_actor_from_a_still_picture(tmp_path: Path) -> None:
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
+    still = tmp_path / "me.jpg"
+    Image.fromarray(next(read_at_rate(TALKING_FACE, RATE))).save(still, quality=95)
+    actor = make_actor(still, tmp_path / "me", SOURCE)
+    assert (actor.card.frames, actor.motion.order.tolist()) == (1, [0])
+    assert np.abs(actor.frames[0].astype(int) - next(read_at_rate(TALKING_FACE, RATE))).mean() < 4
+
+
+@pytest.mark.mediapipe
+def test_a_far_face_fills_the_actors_picture(tmp_path: Path) -> None:
+    """A face of 90 pixels in 1080p would be one of 43 in a picture of 512 lines."""
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
+    far = []
+    for face in list(read_at_rate(TALKING_FACE, RATE))[:26]:
+        canvas = Image.new("RGB", (1920, 1080), (90, 90, 90))
+        canvas.paste(Image.fromarray(face).resize((128, 128), Image.Resampling.LANCZOS), (1300, 500))
+        far.append(np.asarray(canvas))
+    actor = make_actor(write_video(tmp_path / "far.mp4", far), tmp_path / "me", SOURCE)
+    assert float(np.median(actor.motion.poses.scale)) > 30
+    assert max(actor.card.width, actor.card.height) < 500
+    with Spool((478, 3)) as spool:
+        find_face(read_frames(actor.folder / "clip.mp4"), spool, "clip")
+        found = spool.read(range(len(spool)))
+    ours = from_canonical(actor.motion.canonical, actor.motion.poses)
+    assert np.abs(found - ours)[..., :2].mean() < 1.5
 
 
 @pytest.mark.mediapipe

@@ -54,6 +54,18 @@ def test_a_crop_pasted_back_where_it_came_from_changes_next_to_nothing(scale, an
     assert np.abs(out.astype(int) - frame).max() <= 6
 
 
+def test_beyond_the_frame_its_edge_goes_on():
+    frame = np.full((200, 200, 3), 90, np.uint8)
+    frame[190:] = 200
+    out = crop(frame, matrix(1, 0, -30, 20))
+    assert (out[:160] == 90).all()
+    assert (out[176:, :] == 200).all()
+    inside = crop(picture(480, 640), matrix(1.3, 0.1, 60, 20))
+    np.testing.assert_array_equal(
+        inside, crop(np.pad(picture(480, 640), ((0, 9), (0, 9), (0, 0))), matrix(1.3, 0.1, 60, 20))
+    )
+
+
 def test_a_face_half_out_of_the_frame_is_no_error():
     frame = picture(200, 200)
     for place in (matrix(1, 0, -150, -150), matrix(1, 0, 120, 100), matrix(1, 0, 5000, 5000)):

@@ -5,10 +5,13 @@ import pytest
 
 from mytalk.errors import BadInput
 from mytalk.faces import FaceTrack, pick_references, track_face
+from mytalk.follow import find_face
 from mytalk.landmarks.normalise import Poses, from_canonical, rest_face, upper_displacement
+from mytalk.media import read_at_rate
+from mytalk.picture import Picture
 from mytalk.spool import Spool
 from mytalk.types import F32
-from tests.small_actor import LAYOUT, still_poses, template_face
+from tests.small_actor import LAYOUT, RATE, TALKING_FACE, still_poses, template_face
 
 
 def tracked(points: F32) -> FaceTrack:
@@ -43,8 +46,17 @@ def test_references_differ_in_opening() -> None:
     below = LAYOUT.mouth_gap[1]
     canonical[:, below, 1] += np.linspace(0, 0.4, 100, dtype=np.float32)[:, None]
     track = tracked(from_canonical(canonical, still_poses(100)))
-    closed, half, wide = (float(track.opening[i]) for i in pick_references(track))
+    closed, half, wide = (float(track.opening[i]) for i in pick_references(track, LAYOUT))
     assert closed + 0.1 < half < wide - 0.05
+
+
+def test_references_do_not_smile() -> None:
+    canonical = template_face(100)
+    canonical[:, LAYOUT.mouth_gap[1], 1] += np.linspace(0, 0.4, 100, dtype=np.float32)[:, None]
+    smiling = np.arange(100) % 2 == 1
+    canonical[np.ix_(smiling, LAYOUT.lips, [0])] *= np.float32(1.4)
+    picked = pick_references(tracked(from_canonical(canonical, still_poses(100))), LAYOUT)
+    assert not smiling[list(picked)].any()
 
 
 def test_working_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,3 +110,32 @@ def test_our_face_fades_where_the_face_comes_goes_and_turns_away() -> None:
     )
     assert seen[np.degrees(turn) < 40].min() == 1.0  # 30 to 40 degrees are worked on
     assert seen[np.degrees(turn) > 55].max() == 0.0
+
+
+@pytest.mark.mediapipe
+def test_a_still_face_does_not_jitter() -> None:
+    """A still picture with a camera's noise: what is drawn moves by at most 0.2 % of the eyes' distance."""
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
+    random = np.random.default_rng(0)
+    still = next(read_at_rate(TALKING_FACE, RATE)).astype(float)
+    noisy = [
+        Picture.from_rgb(np.clip(still + random.normal(0, 3, still.shape), 0, 255).astype(np.uint8))
+        for _ in range(45)
+    ]
+    raw, landmarks = Spool((478, 3)), Spool((478, 3))
+    find_face(noisy, raw, "it")
+    detected = raw.read(range(45))
+    track = track_face(raw, landmarks, LAYOUT, "it")
+    drawn = track.canonical(slice(None))
+    drawn[:, LAYOUT.compact] = track.rest[LAYOUT.compact]  # where a closed mouth is drawn
+    ours = from_canonical(drawn, track.poses)
+
+    def jitter(points: F32) -> float:
+        """Root mean square distance from the mean place, in per cent of the distance between the eyes."""
+        off = np.linalg.norm((points - points.mean(axis=0))[..., :2], axis=-1)
+        return 100 * float(np.sqrt(np.square(off).mean()) / np.median(track.poses.scale))
+
+    settled = slice(5, None)  # the detector needs some pictures to settle
+    lines = sorted({point for contour in LAYOUT.contours for point in contour.points})
+    assert jitter(ours[settled][:, lines]) <= 0.2
+    assert jitter(detected[settled][:, lines]) > 0.2  # or else this shows nothing
