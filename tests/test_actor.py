@@ -88,7 +88,7 @@ def edit_card(folder: Path, old: str, new: str) -> None:
         ("fps = 25", "fps = 25\ncolour = 3", "unknown key colour"),
         ('licence = "none needed"\n', "", "missing key licence"),
         ('name = "tiny"', 'name = "../tiny"', "name is"),
-        ("mediapipe478", "dense669", "unknown landmark layout"),
+        ("mediapipe478", "dense70", "unknown landmark layout"),
         ('"clip.mp4" =', '"../clip.mp4" =', "must name exactly"),
         ("[sha256]", "[sha256", "not valid TOML"),
         ("frames = 6", "frames = 7", "must be finite and"),
