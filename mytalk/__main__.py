@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from mytalk.actor import list_actors, load_actor
 from mytalk.actor_make import SYNTHETIC, ActorSource, make_actor
 from mytalk.actor_sheet import contact_sheet
+from mytalk.control import Control
 from mytalk.dub import dub
 from mytalk.engines.engine import Engine
 from mytalk.errors import MyTalkError
@@ -89,11 +90,23 @@ def _load_engine(args: argparse.Namespace) -> Engine:
     return load_engine(args.engine, args.bundle or default_bundle(), threads=args.threads)
 
 
+def _control(args: argparse.Namespace) -> Control:
+    return Control(tuple(args.lip_reference), args.emotion)
+
+
 def _dub(args: argparse.Namespace, make_engine: EngineMaker) -> None:
     engine = make_engine(args)
     begin = time.monotonic()
     with _native_chatter_hidden(), _bar(args.quiet) as progress:
-        report = dub(args.video, args.speech, args.out, engine, face=args.face, progress=progress)
+        report = dub(
+            args.video,
+            args.speech,
+            args.out,
+            engine,
+            face=args.face,
+            control=_control(args),
+            progress=progress,
+        )
     took_s = time.monotonic() - begin
     for note in report.notes:
         _complain(note)
@@ -113,6 +126,7 @@ def _actor_make(args: argparse.Namespace, _: EngineMaker) -> None:
         start_s=args.start,
         end_s=args.end,
         face=args.face,
+        control=_control(args),
     )
     with _native_chatter_hidden(), _bar(args.quiet) as progress:
         actor = make_actor(args.video, args.out, source, progress)
@@ -190,6 +204,23 @@ def _add_face_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_control_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lip-reference",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="PICTURE",
+        help="take lips and teeth from these pictures (or videos) instead of the video",
+    )
+    parser.add_argument(
+        "--emotion",
+        type=Path,
+        metavar="FILE",
+        help="picture or video of a face (best: the same person's) whose expression the mouth takes on",
+    )
+
+
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -212,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--out", type=Path, required=True, help="MP4 to write (replaced if it exists)")
     _add_face_option(one)
+    _add_control_options(one)
     _add_engine_options(one)
     _add_common_options(one)
     one.set_defaults(run=_dub)
@@ -239,6 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--end", type=float, metavar="S", help="and up to here (default: its end)")
     _add_face_option(one)
+    _add_control_options(one)
     _add_common_options(one)
     one.set_defaults(run=_actor_make)
 

@@ -67,12 +67,14 @@ class ActorMotion:
 
     poses: rigid pose of each frame. canonical: float32 [N, K, 3], the clip's own landmarks. rest: float32
     [K, 3], closed-mouth face, canonical. order: int32 [P], clip frame at each play position, looped for ever.
+    upper_offset: float32 [U], what an emotion adds to the upper-face displacement (paper 4.3), or None.
     """
 
     poses: Poses
     canonical: F32
     rest: F32
     order: npt.NDArray[np.int32]
+    upper_offset: F32 | None = None
 
 
 class Actor:
@@ -87,6 +89,8 @@ class Actor:
         self.layout: Layout = load_layout(card.layout)
         self.matrices: F32 = crop_matrices(motion.poses)
         self.upper: F32 = upper_displacement(motion.canonical, motion.rest, self.layout)
+        if motion.upper_offset is not None:
+            self.upper = self.upper + motion.upper_offset
         self._frames: list[U8] | None = None
 
     @property
@@ -123,8 +127,10 @@ def _toml_string(text: str) -> str:
 def write_package(folder: Path, card: ActorCard, motion: ActorMotion, references: LipReferences) -> None:
     """Complete a package in ``folder``, where the clip lies already: landmarks, references, the card last."""
     check_name(card.name)
+    emotion = {} if motion.upper_offset is None else {"upper_offset": motion.upper_offset}
     np.savez_compressed(
         folder / LANDMARKS,
+        **emotion,
         scale=motion.poses.scale.astype(np.float32),
         rotation=motion.poses.rotation.astype(np.float32),
         translation=motion.poses.translation.astype(np.float32),
@@ -186,7 +192,8 @@ def _parse_card(raw: dict[str, Any], path: Path) -> tuple[ActorCard, dict[str, s
 
 def _read_motion(path: Path, card: ActorCard) -> tuple[ActorMotion, F32]:
     """What is known of the frames, and the landmarks of the references, float32 [3, K, 2]."""
-    points, frames = load_layout(card.layout).points, card.frames
+    layout, frames = load_layout(card.layout), card.frames
+    points = layout.points
     shapes: dict[str, tuple[int, ...]] = {
         "scale": (frames,),
         "rotation": (frames, 3, 3),
@@ -197,6 +204,8 @@ def _read_motion(path: Path, card: ActorCard) -> tuple[ActorMotion, F32]:
     }
     try:
         with np.load(path, allow_pickle=False) as raw:
+            if "upper_offset" in raw.files:  # of actors with an emotion
+                shapes["upper_offset"] = (2 * len(layout.upper),)
             arrays = {name: raw[name].astype(np.float32) for name in shapes}
             order = raw["order"].astype(np.int32)
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
@@ -207,7 +216,8 @@ def _read_motion(path: Path, card: ActorCard) -> tuple[ActorMotion, F32]:
     if order.ndim != 1 or len(order) == 0 or order.min() < 0 or order.max() >= frames:
         raise BadInput(f"{path}: order must name frames of the clip")
     poses = Poses(arrays["scale"], arrays["rotation"], arrays["translation"])
-    return ActorMotion(poses, arrays["canonical"], arrays["rest"], order), arrays["reference_points"]
+    motion = ActorMotion(poses, arrays["canonical"], arrays["rest"], order, arrays.get("upper_offset"))
+    return motion, arrays["reference_points"]
 
 
 def _read_references(folder: Path) -> U8:

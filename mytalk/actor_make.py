@@ -28,6 +28,7 @@ from mytalk.actor import (
 )
 from mytalk.clock import FPS
 from mytalk.compose import crop, face_part
+from mytalk.control import NO_CONTROL, Control, guide
 from mytalk.errors import BadInput
 from mytalk.faces import FaceTrack, pick_references, track_crop_landmarks, track_face
 from mytalk.follow import FaceChoice, find_face
@@ -63,6 +64,7 @@ class ActorSource:
 
     consent: must be said; ``SYNTHETIC`` for a person who does not exist. start_s, end_s: the part of the
     video that may be used (end None: to its end; never more than ``LONGEST_PART_S``). face: which of several.
+    control: other lip pictures, an emotion.
     """
 
     name: str
@@ -72,6 +74,7 @@ class ActorSource:
     start_s: float = 0.0
     end_s: float | None = None
     face: FaceChoice = "only"
+    control: Control = NO_CONTROL
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +265,10 @@ def _make(
         source=video.name,
     )
     poses = _in_frame(track.poses.select(kept), frame, float(info.aspect))
-    motion = ActorMotion(poses, track.canonical(kept), track.rest, order)
-    write_package(folder, card, motion, LipReferences(crops, reference_points))
+    guided = guide(source.control, track.rest, LipReferences(crops, reference_points), layout)
+    offset = guided.upper_offset if source.control.emotion is not None else None
+    motion = ActorMotion(poses, track.canonical(kept), guided.rest, order, offset)
+    write_package(folder, card, motion, guided.references)
     if progress is not None:
         progress("writing the actor", 1, 1)
 
@@ -276,6 +281,7 @@ def _check_source(video: Path, out: Path, source: ActorSource) -> None:
         raise BadInput(f"{out}: exists already; remove it first, or choose another --out", "exists")
     if source.start_s < 0 or (source.end_s is not None and source.end_s <= source.start_s):
         raise BadInput("the part of the video to use must start at 0 s or later, and end after its start")
+    source.control.check()
     duration_s = probe_video(video).duration_s
     if duration_s is not None and 0 < duration_s <= source.start_s:
         raise BadInput(f"{video}: is {duration_s:.1f} s long; there is nothing from {source.start_s:g} s on")

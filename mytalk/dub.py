@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice, takewhile
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from mytalk.clock import FPS, PLAYOUT_RATE
 from mytalk.compose import crop, face_part, paste
+from mytalk.control import NO_CONTROL, Control, guide
 from mytalk.dub_motion import MotionBetween, speech_motion
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput
@@ -64,7 +65,7 @@ class _Source:
     """The video as far as it is used, and the face in it.
 
     matrices: float32 [F, 2, 3], crop → square pixels; coded: crop → pixels as coded. strength: float32 [F],
-    how much of our face is shown.
+    how much of our face is shown. upper_offset: float32 [U], what an emotion adds to the upper-face prefix.
     """
 
     path: Path
@@ -75,6 +76,7 @@ class _Source:
     coded: F32
     strength: F32
     references: LipReferences
+    upper_offset: F32
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ def _open_source(
     layout: Layout,
     seconds: float,
     face: FaceChoice,
+    control: Control,
     spools: tuple[Spool, Spool],
     progress: Progress | None,
 ) -> _Source:
@@ -125,14 +128,18 @@ def _open_source(
         references.append(np.zeros((CROP, CROP, 3), np.uint8) if part is None else crop(part[1], part[2]))
     strength = track.strength(max(1, round(FADE_S * line.fps)))
     lips = LipReferences(np.stack(references), track_crop_landmarks(track, picked, matrices))
-    return _Source(video, info, line, track, matrices, coded, strength, lips)
+    guided = guide(control, track.rest, lips, layout)
+    track = replace(track, rest=guided.rest)
+    return _Source(
+        video, info, line, track, matrices, coded, strength, guided.references, guided.upper_offset
+    )
 
 
 def _motion(source: _Source, plan: _Plan, speech: Path, engine: Engine, layout: Layout) -> MotionBetween:
     frames = max(1, int(np.ceil(plan.seconds * FPS - 1e-6)))
     middles = (np.arange(frames) + 0.5) / FPS
     seen = plan.shown[np.searchsorted(plan.times_s, middles, side="right") - 1]
-    upper = source.track.upper(layout)[seen]
+    upper = source.track.upper(layout)[seen] + source.upper_offset
     identity = engine.identity(np.ascontiguousarray(source.track.rest[:, :2]))
     return MotionBetween(speech_motion(read_speech(speech, PLAYOUT_RATE), frames, upper, engine, identity))
 
@@ -261,21 +268,23 @@ def dub(
     engine: Engine,
     *,
     face: FaceChoice = "only",
+    control: Control = NO_CONTROL,
     progress: Progress | None = None,
 ) -> DubReport:
     """Write ``out`` (MP4): the video, saying the speech; as long as the speech.
 
     Size, rate (or time stamps), pixel format and colours are the video's own. A video that is shorter than
-    the speech goes back and forth; frames without a face pass through untouched. Raises ``BadInput`` for
-    inputs that cannot be used; nothing half-made is left behind.
+    the speech goes back and forth; frames without a face pass through untouched. control: other lip pictures,
+    an emotion. Raises ``BadInput`` for inputs that cannot be used; nothing half-made is left behind.
     """
     layout = load_layout()
     check_fit(engine, layout)
     _check_paths(video, speech, out)
+    control.check()
     seconds = sum(len(block) for block in read_speech(speech, PLAYOUT_RATE)) / PLAYOUT_RATE
     with ExitStack() as stack:
         first, second = (stack.enter_context(Spool((POINTS, 3), out.parent)) for _ in range(2))
-        source = _open_source(video, layout, seconds, face, (first, second), progress)
+        source = _open_source(video, layout, seconds, face, control, (first, second), progress)
         first.close()
         plan = _Plan(seconds, *source.line.play(seconds))
         motion = _motion(source, plan, speech, engine, layout)
