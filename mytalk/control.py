@@ -45,6 +45,11 @@ class Control:
     lip_references: tuple[Path, ...] = ()
     emotion: Path | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All references."""
+        return self.lip_references if self.emotion is None else (*self.lip_references, self.emotion)
+
     def check(self) -> None:
         """Raise ``BadInput`` for a file that is not there, before any work is done."""
         for path in self.lip_references:
@@ -86,7 +91,14 @@ def look_at(path: Path, layout: Layout) -> SeenFace:
     aspect = float(info.aspect)
     with Spool((POINTS, 3)) as points, Spool((POINTS, 3)) as landmarks:
         early = islice(read_frames(path, info=info), max(1, round(LOOKED_AT_S * info.fps)))
-        find_face(early, points, str(path), "only")
+        try:
+            find_face(early, points, str(path), "only")
+        except BadInput as error:
+            if error.code == "several_faces":
+                raise BadInput(
+                    f"{path}: several faces are in view; a reference must show one", error.code
+                ) from error
+            raise
         track = track_face(points, landmarks, layout, str(path))
         matrices = crop_matrices(track.poses)
         picked = list(dict.fromkeys(pick_references(track)))

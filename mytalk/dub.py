@@ -197,10 +197,11 @@ def _rendered(
         size = max(1, min(RENDER_BATCH, BATCH_BYTES // batch[0].nbytes))
 
 
-def _check_paths(video: Path, speech: Path, out: Path) -> None:
+def _check_paths(video: Path, speech: Path, out: Path, control: Control) -> None:
     check_file(video, "video")
     check_file(speech, "speech")
-    if out.exists() and (out.samefile(video) or out.samefile(speech)):
+    control.check()
+    if out.exists() and any(out.samefile(path) for path in (video, speech, *control.files)):
         raise BadInput(f"{out}: is one of the inputs; choose another --out")
     if out.suffix.lower() not in OUTPUT_NAMES:
         raise BadInput(f"{out}: what is written is an MP4; let its name end in .mp4")
@@ -279,8 +280,7 @@ def dub(
     """
     layout = load_layout()
     check_fit(engine, layout)
-    _check_paths(video, speech, out)
-    control.check()
+    _check_paths(video, speech, out, control)
     seconds = sum(len(block) for block in read_speech(speech, PLAYOUT_RATE)) / PLAYOUT_RATE
     with ExitStack() as stack:
         first, second = (stack.enter_context(Spool((POINTS, 3), out.parent)) for _ in range(2))
