@@ -373,7 +373,7 @@ async def test_a_package_that_was_altered_is_refused(tmp_path: Path, package: Pa
     text = card.read_text()
     async with serving(tmp_path / "uploads") as url:
         for changed, reason in (
-            (text.replace("format = 1", "format = 99"), "newer mytalk"),
+            (text.replace("format = 2", "format = 99"), "newer mytalk"),
             (text.replace('consent = "nobody is shown"', 'consent = ""'), "who agreed"),
             (text + "\n[more]\n", "unknown key"),
         ):

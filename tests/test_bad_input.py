@@ -184,7 +184,7 @@ def test_spoilt_actors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     (missing / "landmarks.npz").unlink()
     (altered / "reference_0.png").write_bytes(b"x" + (altered / "reference_0.png").read_bytes()[1:])
     card = newer / "actor.toml"
-    card.write_text(card.read_text().replace("format = 1", "format = 9"))
+    card.write_text(card.read_text().replace("format = 2", "format = 9"))
     (clip / "clip.mp4").write_bytes((clip / "clip.mp4").read_bytes()[:500])
     for folder, says in (
         (missing, "missing"),
