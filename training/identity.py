@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,31 +19,14 @@ from torch import Tensor, nn
 
 from mytalk.errors import BadInput
 from mytalk.landmarks.layout import load_layout
-from mytalk.models.identity import ArcFace, IdentityExtractor
+from mytalk.models.identity import ArcFace, IdentityConfig, IdentityExtractor
+from mytalk.models.sizes import ModelSize, load_size
 from training.checkpoints import data_id, read_checkpoint
-from training.data import is_validation, list_clips
 from training.journal import Journal
 from training.launch import launch, run_parser
-from training.motion_data import MotionClip, load_motion_clip
+from training.motion_data import MotionClip, load_for_training
 from training.settings import Runner, load_settings
 from training.task import Described, Losses, Modules, Network
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityConfig:
-    """Sizes of the extractor. points: landmarks of a face; layers: hidden layers after the first."""
-
-    points: int = 478
-    hidden: int = 256
-    embedding: int = 64
-    layers: int = 4
-
-
-IDENTITY_SIZES = {
-    "tiny": IdentityConfig(),
-    "base": IdentityConfig(hidden=512, embedding=128),
-    "paper": IdentityConfig(hidden=768, embedding=512),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +80,13 @@ class IdentityTask:
 
     kind = "identity"
 
-    def __init__(self, run: IdentityRun, clips: list[MotionClip], config: IdentityConfig) -> None:
-        self.run, self.runner, self.clips, self.config = run, run.runner, clips, config
+    def __init__(self, run: IdentityRun, clips: list[MotionClip], size: ModelSize) -> None:
+        self.run, self.runner, self.clips = run, run.runner, clips
+        self.layout = load_layout(size.layout)
         self.names = sorted({clip.clip.identity for clip in clips})
         if len(self.names) < 2:
             raise BadInput("telling people apart needs clips of at least two people")
+        self.config = config = replace(size.identity, people=len(self.names))
         self.rests = np.stack([clip.rest[:, :2] for clip in clips]).astype(np.float32)
         self.labels = np.array([self.names.index(clip.clip.identity) for clip in clips])
         extractor = make_extractor(config)
@@ -117,8 +102,8 @@ class IdentityTask:
         picked = random.integers(len(self.clips), size=self.run.batch)
         faces = self.rests[picked].copy()
         moved = [self.clips[i].displacement for i in picked]
-        frames = np.stack([d[random.integers(len(d))] for d in moved]).reshape(len(picked), -1, 3)
-        faces[:, load_layout().compact] += frames[..., :2]
+        frames = np.stack([d[random.integers(len(d))] for d in moved])
+        faces[:, self.layout.compact] += frames.reshape(len(picked), len(self.layout.compact), -1)[..., :2]
         faces += self.run.jitter * random.standard_normal(faces.shape).astype(np.float32)
         return IdentityBatch(torch.from_numpy(faces), torch.from_numpy(self.labels[picked]))
 
@@ -154,12 +139,10 @@ def load_identity(path: Path) -> tuple[IdentityExtractor, IdentityConfig]:
 def build(args: argparse.Namespace) -> IdentityTask:
     """The task that the command line asks for."""
     run = load_settings(IdentityRun, args.config, {"size": args.size})
-    if run.size not in IDENTITY_SIZES:
-        raise BadInput(f"size = {run.size!r}; known: {', '.join(IDENTITY_SIZES)}")
-    clips = list_clips(args.data)
-    loaded = [load_motion_clip(c) for c in clips if not is_validation(c, clips)]
+    size = load_size(run.size)
+    loaded = load_for_training(args.data, size)
     torch.manual_seed(run.runner.seed)
-    return IdentityTask(run, loaded, IDENTITY_SIZES[run.size])
+    return IdentityTask(run, loaded, size)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,18 +18,19 @@ import torch
 
 from mytalk.errors import BadInput
 from mytalk.landmarks.draw import draw_landmarks
-from mytalk.landmarks.layout import load_layout
+from mytalk.landmarks.layout import Layout, load_layout
 from mytalk.landmarks.normalise import Poses, crop_matrices, frame_to_crop
 from mytalk.models.conformer import ConformerBlock
-from mytalk.models.identity import IdentityExtractor
-from mytalk.models.motion import MotionConfig, MotionModel
+from mytalk.models.identity import IdentityConfig, IdentityExtractor
+from mytalk.models.motion import MotionModel
+from mytalk.models.motion_config import CONDITIONS
+from mytalk.models.sizes import ModelSize, load_size
 from mytalk.types import F32, U8
 from training.checkpoints import LAST, data_id, read_checkpoint
-from training.data import is_validation, list_clips
-from training.identity import IdentityConfig, load_identity, make_extractor
+from training.identity import load_identity, make_extractor
 from training.journal import Journal
 from training.launch import launch, run_parser
-from training.motion_data import MotionBatch, MotionBatches, MotionClip, MotionDraw, load_motion_clip
+from training.motion_data import MotionBatch, MotionBatches, MotionClip, MotionDraw, load_for_training
 from training.motion_loss import (
     NOISINGS,
     MotionLoss,
@@ -46,10 +47,13 @@ from training.task import Described, Losses, Modules, Network
 class MotionRun:
     """Settings of one run; tables ``[data]``, ``[loss]`` and ``[runner]``.
 
+    size: a name or a TOML file (``mytalk.models.sizes``). condition: how identity comes in (paper Table 5:
+    embed_cross, key_concat, key_add, key_cross); empty: as the size says.
     The paper trains 3,500 epochs with an inverse-square-root schedule; its learning rate is lost.
     """
 
     size: str = "tiny"
+    condition: str = ""
     data: MotionDraw = field(default_factory=MotionDraw)
     loss: MotionLoss = field(default_factory=MotionLoss)
     runner: Runner = field(
@@ -65,14 +69,10 @@ class MotionRun:
             raise BadInput("data.frames must be at least 8")
 
 
-MOTION_SIZES = {"tiny": MotionConfig()}
-
-
-def picture_faces(canonical: F32) -> U8:
+def picture_faces(canonical: F32, layout: Layout) -> U8:
     """Canonical faces float32 [F, K, 2] → landmark pictures uint8 [F, 256, 256, 3]."""
     upright = Poses(np.ones(1, np.float32), np.eye(3, dtype=np.float32)[None], np.zeros((1, 3), np.float32))
     matrix = crop_matrices(upright)[0]
-    layout = load_layout()
     drawn = np.stack([draw_landmarks(frame_to_crop(face, matrix), layout) for face in canonical])
     return (drawn.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
 
@@ -86,18 +86,19 @@ class MotionTask:
         self,
         run: MotionRun,
         clips: list[MotionClip],
-        config: MotionConfig,
+        size: ModelSize,
         identity: tuple[IdentityExtractor, IdentityConfig],
     ) -> None:
-        self.run, self.runner, self.clips, self.config = run, run.runner, clips, config
-        self.layout = load_layout()
+        self.run, self.runner, self.clips = run, run.runner, clips
+        self.config = config = size.motion
+        self.layout = load_layout(size.layout)
         self.batches = MotionBatches(clips, config, run.data)
         self.extractor, self.identity_config = identity
         model = MotionModel(config)
-        weights = point_weights(self.layout, len(model.mean) // config.compact)
+        weights = point_weights(self.layout, config.coordinates)
         energy = fit_code(model, [clip.displacement for clip in clips], weights)
         objective = MotionObjective(run.loss, model, self.extractor, self.layout, energy)
-        self.networks = (Network("model", objective, model, (ConformerBlock,)),)
+        self.networks = (Network("model", objective, model, (ConformerBlock,), ("two_copies",)),)
 
     def draw(self, random: np.random.Generator) -> MotionBatch:
         """One batch of sequences."""
@@ -127,10 +128,16 @@ class MotionTask:
         made = modules["model"](few, None)["displacement"]
         sides = []
         for displacement in (made, few.displacement):
-            moved = displacement[0, :75].float().cpu().numpy().reshape(-1, len(self.layout.compact), 3)
-            faces = np.repeat(few.rest[0].cpu().numpy()[None], len(moved), axis=0)
-            faces[:, self.layout.compact] += moved
-            sides.append(picture_faces(faces[..., :2]))
+            moved = (
+                displacement[0, :75]
+                .float()
+                .cpu()
+                .numpy()
+                .reshape(-1, self.config.compact, self.config.coordinates)
+            )
+            faces = np.repeat(few.rest[0, :, :2].cpu().numpy()[None], len(moved), axis=0)
+            faces[:, self.layout.compact] += moved[..., :2]
+            sides.append(picture_faces(faces, self.layout))
         journal.video(step, "motion", np.concatenate(sides, axis=2))
 
 
@@ -149,29 +156,32 @@ def find_identity(run: Path | None, out: Path) -> tuple[IdentityExtractor, Ident
 
 def build(args: argparse.Namespace) -> MotionTask:
     """The task that the command line asks for."""
-    run = load_settings(MotionRun, args.config, {"size": args.size})
+    run = load_settings(MotionRun, args.config, {"size": args.size, "condition": args.identity_condition})
     if args.identity_loss is not None:
         run = replace(run, loss=replace(run.loss, identity_weight=args.identity_loss))
-    check_choice("size", run.size, tuple(MOTION_SIZES))
-    clips = list_clips(args.data)
-    loaded = [load_motion_clip(c) for c in clips if not is_validation(c, clips)]
-    if not loaded:
-        raise BadInput(f"{args.data} has no clips to train on: all are held out")
-    config = MOTION_SIZES[run.size]
+    size = load_size(run.size)
+    if run.condition:
+        size = replace(size, motion=replace(size.motion, condition=run.condition))
+    if not size.motion.causal and run.loss.noising != "whole":
+        raise BadInput(f"size {size.name} hears the future: it trains with loss.noising = 'whole' alone")
+    loaded = load_for_training(args.data, size)
     identity = find_identity(args.identity, args.out)
-    if identity[1].embedding != config.identity:
+    if identity[1].embedding != size.motion.identity:
         raise BadInput(
             f"the identity extractor gives {identity[1].embedding} numbers, size {run.size} takes "
-            f"{config.identity}: train training.identity at that size"
+            f"{size.motion.identity}: train training.identity at that size"
         )
     torch.manual_seed(run.runner.seed)
-    return MotionTask(run, loaded, config, identity)
+    return MotionTask(run, loaded, size, identity)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = run_parser(__doc__, MotionRun)
     parser.add_argument("--identity", type=Path, help="run of training.identity (for a new run)")
+    parser.add_argument(
+        "--identity-condition", help=f"how identity comes in (Table 5): {', '.join(CONDITIONS)}"
+    )
     parser.add_argument("--identity-loss", type=float, help="weight of the identity loss (paper Table 6)")
     return launch(parser, argv, build)
 

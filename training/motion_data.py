@@ -4,42 +4,52 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch import Tensor
 
-from mytalk.landmarks.layout import load_layout
+from mytalk.errors import BadInput
+from mytalk.landmarks.layout import Layout, load_layout
 from mytalk.landmarks.normalise import upper_displacement
-from mytalk.models.motion import MEL_PER_AUDIO_FRAME, RIGHT_AUDIO_FRAMES, MotionConfig
+from mytalk.models.motion_config import AUDIO_PER_FRAME, MEL_PER_AUDIO_FRAME, MotionConfig
+from mytalk.models.sizes import ModelSize
 from mytalk.speech import MEL_FRAMES_PER_FRAME, SILENCE
 from mytalk.types import F32
-from training.data import HELD_OUT_TAIL, Clip
+from training.data import HELD_OUT_TAIL, Clip, is_validation, list_clips
 
 
 @dataclass(frozen=True, slots=True)
 class MotionClip:
-    """displacement f32 [F, Kc·3], upper f32 [F, U], log_mel f32 [4 F, 80], rest f32 [478, 3]."""
+    """One clip, in the canonical frame.
+
+    displacement f32 [F, Kc·x], upper f32 [F, U], log_mel f32 [4 F, 80], rest f32 [K, 3]; features: what the
+    model hears, log_mel or pre-trained features [2 F, W].
+    """
 
     clip: Clip
     displacement: F32
     upper: F32
     log_mel: F32
     rest: F32
+    features: F32
 
 
 class MotionBatch(NamedTuple):
     """B sequences of F frames: padded at the end where they are shorter.
 
-    float32: displacement [B, F, Kc·3], upper [B, F, U], log_mel [B, left + 4 F + right, 80], rest
-    [B, 478, 3];
+    float32: displacement [B, F, Kc·x], upper [B, F, U], features [B, left + n F + right, W] (log-mel: n = 4),
+    rest [B, K, 3];
     valid bool [B, F], False where padded.
     """
 
     displacement: Tensor
     upper: Tensor
-    log_mel: Tensor
+    features: Tensor
     rest: Tensor
     valid: Tensor
 
@@ -62,23 +72,63 @@ class MotionDraw:
     change_voice: bool = True
 
 
-def load_motion_clip(clip: Clip) -> MotionClip:
-    """Read one prepared clip."""
-    layout, arrays = load_layout(), clip.arrays()
-    canonical, rest = arrays["canonical"], arrays["rest"]
+def _fitted(features: F32, count: int, quiet: float) -> F32:
+    """The first ``count`` rows, filled up with ``quiet``."""
+    short = max(0, count - len(features))
+    return np.pad(features[:count], ((0, short), (0, 0)), constant_values=quiet).astype(np.float32)
+
+
+def _features(clip: Clip, config: MotionConfig, frames: int, log_mel: F32) -> F32:
+    """What the model hears: the log-mel, or NAME.speech.npy, features at 50 Hz made beforehand."""
+    if config.speech == "log_mel":
+        return log_mel
+    path = clip.folder / f"{clip.name}.speech.npy"
+    try:
+        found: F32 = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"this size hears {config.speech} features, and {path} has none: {error}") from error
+    if found.ndim != 2 or found.shape[1] != config.speech_width:
+        raise BadInput(f"{path}: features [n, {config.speech_width}] wanted, found {found.shape}")
+    return _fitted(found, frames * AUDIO_PER_FRAME, 0.0)
+
+
+def load_motion_clip(
+    clip: Clip, config: MotionConfig | None = None, layout: Layout | None = None
+) -> MotionClip:
+    """Read one prepared clip for a model (``tiny``); raises ``BadInput`` for a damaged or unfitting one."""
+    layout, config = layout or load_layout(), config or MotionConfig()
+    try:
+        arrays = clip.arrays()
+        canonical, rest, log_mel = arrays["canonical"], arrays["rest"], arrays["log_mel"]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise BadInput(
+            f"{clip.name} is damaged: delete it and run training.prepare again ({error})"
+        ) from error
+    if canonical.shape[1] != layout.points:
+        raise BadInput(f"{clip.name} has {canonical.shape[1]} landmarks, {layout.name} has {layout.points}")
     frames = len(canonical) - (HELD_OUT_TAIL if clip.source == "actors" else 0)
-    log_mel = arrays["log_mel"][: frames * MEL_FRAMES_PER_FRAME]
-    missing = frames * MEL_FRAMES_PER_FRAME - len(log_mel)
-    if missing > 0:
-        log_mel = np.concatenate([log_mel, np.full((missing, log_mel.shape[1]), SILENCE, np.float32)])
-    moved = canonical[:frames, layout.compact] - rest[layout.compact]
+    log_mel = _fitted(log_mel, frames * MEL_FRAMES_PER_FRAME, SILENCE)
+    moved = (canonical[:frames, layout.compact] - rest[layout.compact])[..., : config.coordinates]
     return MotionClip(
         clip,
         moved.reshape(frames, -1).astype(np.float32),
         upper_displacement(canonical[:frames], rest, layout),
         log_mel,
         rest,
+        _features(clip, config, frames, log_mel),
     )
+
+
+def load_for_training(data: Path, size: ModelSize) -> list[MotionClip]:
+    """All clips of a prepared folder that are not held out; raises ``BadInput`` if there are none."""
+    clips = list_clips(data)
+    kept = [clip for clip in clips if not is_validation(clip, clips)]
+    if not kept:
+        raise BadInput(f"{data} has no clips to train on: all {len(clips)} are held out")
+    layout = load_layout(size.layout)
+    return [
+        load_motion_clip(clip, size.motion, layout) for clip in track(kept, "reading clips", transient=True)
+    ]
 
 
 def change_voice(log_mel: F32, random: np.random.Generator) -> F32:
@@ -106,6 +156,8 @@ class MotionBatches:
 
     def __init__(self, clips: list[MotionClip], config: MotionConfig, settings: MotionDraw) -> None:
         self.settings, self.config = settings, config
+        self.hears_mel = config.speech == "log_mel"
+        self.rate = MEL_FRAMES_PER_FRAME if self.hears_mel else AUDIO_PER_FRAME
         self.by_source: dict[str, list[MotionClip]] = defaultdict(list)
         self.by_identity: dict[str, list[MotionClip]] = defaultdict(list)
         for clip in clips:
@@ -138,30 +190,34 @@ class MotionBatches:
             clip = same[random.integers(len(same))]
         moved = np.concatenate([p.displacement for p in pieces])
         upper = np.concatenate([p.upper for p in pieces])
-        return moved, upper, np.concatenate([p.log_mel for p in pieces])
+        return moved, upper, np.concatenate([p.features for p in pieces])
 
     def _sequence(self, clip: MotionClip, random: np.random.Generator) -> tuple[np.ndarray, ...]:
         """Fields of ``MotionBatch`` for one row, without the audio's contexts."""
-        frames, step, stitch = self.settings.frames, MEL_FRAMES_PER_FRAME, self.settings.stitch
-        moved, upper, log_mel = clip.displacement, clip.upper, clip.log_mel
+        frames, rate, stitch = self.settings.frames, self.rate, self.settings.stitch
+        moved, upper, features = clip.displacement, clip.upper, clip.features
         if stitch:
-            moved, upper, log_mel = self._stitched(clip, random)
+            moved, upper, features = self._stitched(clip, random)
         start = int(random.integers(0, max(0, len(moved) - frames) + 1))
         stop = min(start + frames, len(moved))
         moved, upper = moved[start:stop].copy(), upper[start:stop]
-        log_mel = log_mel[start * step : stop * step].copy()
-        if stitch and random.random() < 0.5:
-            self._with_pause(moved, log_mel, random)
-        if self.settings.change_voice:
-            log_mel = change_voice(log_mel, random)
+        features = features[start * rate : stop * rate].copy()
+        # Pauses and other voices are made in the log-mel; in learned features nobody knows how.
+        if stitch and self.hears_mel and random.random() < 0.5:
+            self._with_pause(moved, features, random)
+        if self.settings.change_voice and self.hears_mel:
+            features = change_voice(features, random)
         short = frames - len(moved)
         return (
             np.pad(moved, ((0, short), (0, 0))),
             np.pad(upper, ((0, short), (0, 0)), mode="edge"),
-            np.pad(log_mel, ((0, short * step), (0, 0)), constant_values=SILENCE),
+            _fitted(features, frames * rate, self._quiet()),
             clip.rest,
             np.arange(frames) < len(moved),
         )
+
+    def _quiet(self) -> float:
+        return SILENCE if self.hears_mel else 0.0
 
     def draw(self, random: np.random.Generator) -> MotionBatch:
         """One batch: half synthetic people (all phonemes), half GRID (real mouths), sometimes demo actors."""
@@ -171,9 +227,10 @@ class MotionBatches:
             source = "synthetic" if draw < 0 else "grid" if draw < settings.grid_share else "actors"
             pool = self.by_source.get(source) or [c for some in self.by_source.values() for c in some]
             rows.append(self._sequence(pool[random.integers(len(pool))], random))
-        moved, upper, log_mel, rest, valid = (np.stack(x) for x in zip(*rows, strict=True))
-        left = MEL_PER_AUDIO_FRAME * self.config.left_audio_frames
-        right = MEL_PER_AUDIO_FRAME * RIGHT_AUDIO_FRAMES
-        padded = np.pad(log_mel, ((0, 0), (left, right), (0, 0)), constant_values=SILENCE)
+        moved, upper, features, rest, valid = (np.stack(x) for x in zip(*rows, strict=True))
+        per_audio_frame = MEL_PER_AUDIO_FRAME if self.hears_mel else 1
+        left = per_audio_frame * self.config.left_audio_frames
+        right = per_audio_frame * self.config.right_audio_frames
+        padded = np.pad(features, ((0, 0), (left, right), (0, 0)), constant_values=self._quiet())
         numbers = [torch.from_numpy(x.astype(np.float32)) for x in (moved, upper, padded, rest)]
         return MotionBatch(*numbers, torch.from_numpy(valid))

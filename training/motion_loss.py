@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from mytalk.landmarks.layout import Layout
 from mytalk.models.conformer import rotary_tables
+from mytalk.models.feature_audio import FeatureAudioEncoder
 from mytalk.models.identity import IdentityExtractor
 from mytalk.models.motion import MotionModel, noise_schedule
+from mytalk.models.motion_config import AUDIO_PER_FRAME
 from mytalk.models.rollout import roll_out
+from mytalk.models.two_copies import denoise_two_copies
 from mytalk.types import F32
 from training.motion_data import MotionBatch
 
@@ -73,6 +76,10 @@ def fit_code(model: MotionModel, displacements: Iterable[F32], weights: Tensor) 
     count = model.config.coefficients
     basis = vectors[:, -count:].flip(1).T
     deviation = values[-count:].flip(0).clamp_min(0).sqrt()
+    if model.config.code == "raw":
+        # The coordinates themselves; one unit for all, so that still points stay small.
+        model.scale.fill_(float((data / root).square().mean().sqrt().clamp_min(1e-6)))
+        return float(data.square().mean())
     model.basis.copy_((basis / root).float())
     model.inverse.copy_((basis * root).T.float())
     # A floor keeps the noise-like last components from counting as much as the jaw.
@@ -136,8 +143,7 @@ class MotionObjective(nn.Module):
         super().__init__()
         self.loss, self.energy = loss, max(energy, 1e-12)
         self.model, self.identity = model, identity.eval().requires_grad_(False)
-        axes = model.config.compact and len(model.mean) // model.config.compact
-        self.register_buffer("weights", point_weights(layout, axes), persistent=False)
+        self.register_buffer("weights", point_weights(layout, model.config.coordinates), persistent=False)
         compact = torch.from_numpy(layout.compact.astype(np.int64))
         self.register_buffer("compact", compact, persistent=False)
 
@@ -150,7 +156,7 @@ class MotionObjective(nn.Module):
     def forward(self, batch: MotionBatch, plan: Plan | None) -> dict[str, Tensor]:
         """Losses by name, each a scalar; without a plan a generated ``displacement`` [B, F, Kc·x]."""
         embedding = self.condition(batch)
-        speech = self.model.audio(batch.log_mel)
+        speech = self.hear(batch)
         if plan is None:
             return {"displacement": self.sample(batch, speech, embedding)}
         loss, (count, frames) = self.loss, batch.displacement.shape[:2]
@@ -177,9 +183,22 @@ class MotionObjective(nn.Module):
         return torch.autocast(device.type, enabled=False)
 
     def condition(self, batch: MotionBatch) -> Tensor:
-        """What the denoiser is told of the person: the rest face's embedding [B, E]."""
+        """What the denoiser is told of the person [B, condition width]: their rest face (paper Table 5)."""
         with self.in_full(batch.rest.device):
-            return self.identity(batch.rest[..., :2])
+            face = batch.rest[..., :2]
+            if self.model.config.condition == "embed_cross":
+                return self.identity(face)
+            return ((face - self.identity.mean) / self.identity.scale).flatten(1)
+
+    def hear(self, batch: MotionBatch) -> Tensor:
+        """One speech feature per frame [B, F, audio_dim]."""
+        audio, config = self.model.audio, self.model.config
+        if not isinstance(audio, FeatureAudioEncoder):
+            return audio(batch.features)
+        valid = batch.valid.repeat_interleave(AUDIO_PER_FRAME, dim=1)
+        return audio(
+            batch.features, F.pad(valid, (config.left_audio_frames, config.right_audio_frames), value=True)
+        )
 
     def _rotary(self, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
         config = self.model.config
@@ -200,10 +219,15 @@ class MotionObjective(nn.Module):
         denoiser, window = self.model.denoiser, self.model.config.window
         if self.loss.noising == "whole":
             mask = batch.valid[:, None, None].expand(-1, 1, noised.shape[1], -1)
-            return denoiser(noised, level, speech, batch.upper, embedding, rotary, mask)[0]
-        given = torch.where((level == 0)[..., None], past, noised)
+            given = (noised, level, speech, batch.upper, embedding, rotary, mask)
+            return denoiser(*given, valid=batch.valid)[0]
+        if self.loss.noising == "two_copy":
+            return denoise_two_copies(
+                denoiser, past, noised, level, speech, batch.upper, embedding, rotary, blocks, window
+            )
+        known = torch.where((level == 0)[..., None], past, noised)
         mask = block_mask(blocks, window)
-        return denoiser(given, level, speech, batch.upper, embedding, rotary, mask)[0]
+        return denoiser(known, level, speech, batch.upper, embedding, rotary, mask)[0]
 
     def own_past(self, batch: MotionBatch, speech: Tensor, embedding: Tensor, blocks: Tensor) -> Tensor:
         """Coefficients [B, F, C] that the model makes on its own past, without dropout or gradients."""
