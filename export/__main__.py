@@ -24,7 +24,7 @@ from mytalk.errors import MyTalkError
 from mytalk.landmarks.layout import load_layout
 from mytalk.models.appearance import AppearanceConfig, AppearanceModel
 from mytalk.models.checkpoint import load_checkpoint
-from mytalk.models.identity import IdentityExtractor
+from mytalk.models.identity import IdentityConfig, IdentityExtractor
 from mytalk.models.motion import MotionConfig, MotionModel
 
 
@@ -36,7 +36,8 @@ def load_motion(path: Path) -> tuple[MotionModel, IdentityExtractor, dict[str, A
     model.load_state_dict(saved["average"])
     sizes = {"points": load_layout().points, "hidden": 256, "embedding": config.identity}
     sizes |= json.loads(saved.get("identity_config", "{}"))  # runs before 0.2 had one size alone
-    identity = IdentityExtractor(**sizes)
+    about = IdentityConfig(**sizes)
+    identity = IdentityExtractor(about.points, about.hidden, about.embedding, about.layers)
     identity.load_state_dict(saved["identity"])
     return model.eval(), identity.eval(), {"step": saved["step"], "minutes": round(saved["minutes"], 1)}
 

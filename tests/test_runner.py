@@ -123,13 +123,14 @@ def test_checkpoints_describe_themselves_and_pictures_are_written(data, people, 
     assert events.Tags()["images"] == ["motion"]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_train_as_one(data, people, tmp_path, strategy):
+@pytest.mark.parametrize(("strategy", "noising"), [("ddp", "levels"), ("fsdp", "two_copy")])
+def test_two_processes_train_as_one(data, people, tmp_path, strategy, noising):
     """Both split the same work: what they save can be gone on with alone."""
     out = tmp_path / strategy
     arguments = motion_arguments(data, people, out, steps=2)
     config = out / "run.toml"
-    config.write_text(config.read_text() + f"strategy = '{strategy}'\n")
+    noised = config.read_text().replace("[loss]", f"[loss]\nnoising = '{noising}'")
+    config.write_text(noised + f"strategy = '{strategy}'\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-endpoint"]
     command += ["localhost:0", "--rdzv-backend", "c10d", "-m", "training.motion", *arguments]
     done = subprocess.run(

@@ -1,0 +1,136 @@
+"""The motion trainer's objective: three ways to noise, padding, self-made pasts, and the linear code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
+pytest.importorskip("lightning_fabric", reason="lightning-fabric is not installed (make test installs it)")
+
+from mytalk.landmarks.layout import load_layout  # noqa: E402
+from mytalk.models.conformer import rotary_tables  # noqa: E402
+from mytalk.models.identity import IdentityExtractor  # noqa: E402
+from mytalk.models.motion import MotionModel  # noqa: E402
+from mytalk.models.motion_config import CONDITIONS, MotionConfig  # noqa: E402
+from mytalk.models.rollout import roll_out  # noqa: E402
+from mytalk.models.sizes import PAPER  # noqa: E402
+from tests.prepared_data import write_data  # noqa: E402
+from training.data import list_clips  # noqa: E402
+from training.motion_data import MotionBatches, MotionDraw, load_motion_clip  # noqa: E402
+from training.motion_loss import (  # noqa: E402
+    MotionLoss,
+    MotionObjective,
+    block_mask,
+    draw_plan,
+    fit_code,
+    point_weights,
+)
+
+SMALL = MotionConfig(dim=16, heads=2, hidden=16, layers=2, audio_dim=16, audio_heads=2, audio_hidden=16)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return [load_motion_clip(clip) for clip in list_clips(write_data(tmp_path_factory.mktemp("data")))]
+
+
+def objective(clips, loss: MotionLoss, config: MotionConfig = SMALL) -> MotionObjective:
+    torch.manual_seed(0)
+    layout, model = load_layout(), MotionModel(config)
+    energy = fit_code(model, [c.displacement for c in clips], point_weights(layout, 3))
+    return MotionObjective(loss, model, IdentityExtractor(layout.points, 8, config.identity), layout, energy)
+
+
+def batch_of(clips, **settings):
+    draw = MotionDraw(**{"batch": 2, "frames": 60} | settings)
+    return MotionBatches(clips, SMALL, draw).draw(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("noising", ["levels", "two_copy", "whole"])
+@pytest.mark.parametrize("own_past", [0.0, 1.0])
+def test_every_weight_learns_however_the_sequence_is_noised(clips, noising, own_past):
+    loss = MotionLoss(noising=noising, self_generated_share=own_past)
+    task = objective(clips, loss)
+    parts = task(batch_of(clips), draw_plan(loss, SMALL.tokens, 1, 0))
+    assert parts["x0"] > 0
+    parts["total"].backward()
+    idle = [name for name, p in task.model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert idle == []
+    assert all(p.grad is None for p in task.identity.parameters()), "the extractor is frozen"
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_every_identity_condition_tells_people_apart(clips, condition):
+    loss = MotionLoss(noising="whole", velocity_weight=0, identity_weight=0)
+    task = objective(clips, loss, replace(SMALL, condition=condition, dropout=0.0)).eval()
+    batch = batch_of(clips)
+    other = batch._replace(rest=batch.rest.flip(-1) + 0.3)
+    made = [
+        task.denoise(
+            torch.zeros(2, 60, 32),
+            torch.zeros(2, 60, 32),
+            torch.ones(2, 60),
+            task.hear(b),
+            b,
+            task.condition(b),
+            torch.zeros(60, dtype=torch.long),
+        )
+        for b in (batch, other)
+    ]
+    assert (made[0] - made[1]).abs().max() > 1e-6
+
+
+def test_padding_counts_for_nothing(clips):
+    loss = MotionLoss(noising="whole")
+    task = objective(clips, loss, replace(SMALL, causal=False, dropout=0.0)).eval()
+    batch = batch_of(clips, stitch=False)
+    assert not batch.valid.all(), "clips of 40 frames in sequences of 60"
+    changed = batch.displacement.clone()
+    changed[~batch.valid] = 9.0
+    upper = batch.upper.clone()
+    upper[~batch.valid] = 9.0
+    plan = draw_plan(loss, SMALL.tokens, 1, 0)
+    results = []
+    for some in (batch, batch._replace(displacement=changed, upper=upper)):
+        torch.manual_seed(3)
+        results.append(task(some, plan))
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], rtol=1e-4, atol=1e-6, equal_nan=True, msg=name)
+
+
+def test_a_roll_out_is_what_recomputing_everything_gives(clips):
+    torch.manual_seed(0)
+    config = replace(SMALL, dropout=0.0, window=9)
+    model = MotionModel(config).eval()
+    frames, rotary = 14, rotary_tables(torch.arange(14)[None], 8)
+    noise, speech = torch.randn(1, frames, 32), torch.randn(1, frames, 16)
+    upper, identity = torch.randn(1, frames, config.upper), torch.randn(1, config.identity)
+    blocks = torch.arange(frames) // 4
+    with torch.no_grad():
+        made = roll_out(model, noise, speech, upper, identity, blocks, 1)
+        last = blocks == blocks[-1]
+        given = torch.where(last[None, :, None], noise, made)
+        level = last[None].float()
+        whole = model.denoiser(
+            given, level, speech, upper, identity, rotary, block_mask(blocks, config.window)
+        )[0]
+    torch.testing.assert_close(whole[:, last], made[:, last], rtol=1e-4, atol=1e-5)
+
+
+def test_the_code_of_principal_components_gives_back_what_it_was_fitted_to(clips):
+    task = objective(clips, MotionLoss())
+    moved = torch.from_numpy(clips[0].displacement)
+    again = task.model.to_displacement(task.model.to_coefficients(moved))
+    assert (again - moved).abs().max() < 0.02 * moved.abs().max()
+
+
+def test_the_paper_size_works_in_coordinates_and_asks_for_its_features(clips):
+    model = MotionModel(replace(SMALL, code="raw", coordinates=3, coefficients=178 * 3))
+    fit_code(model, [c.displacement for c in clips], point_weights(load_layout(), 3))
+    moved = torch.from_numpy(clips[0].displacement)
+    torch.testing.assert_close(model.to_displacement(model.to_coefficients(moved)), moved)
+    with pytest.raises(Exception, match="hears wav2vec2 features"):
+        load_motion_clip(clips[0].clip, PAPER.motion, load_layout())
