@@ -24,12 +24,12 @@ from mytalk.errors import MyTalkError
 from mytalk.landmarks.layout import load_layout
 from mytalk.models.appearance import AppearanceConfig, AppearanceModel
 from mytalk.models.checkpoint import load_checkpoint
-from mytalk.models.identity import IdentityConfig, IdentityExtractor
+from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmarks
 from mytalk.models.motion import MotionConfig, MotionModel
 
 
-def load_motion(path: Path) -> tuple[MotionModel, IdentityExtractor, dict[str, Any]]:
-    """The averaged motion model and its identity extractor from a ``training.motion`` checkpoint."""
+def load_motion(path: Path) -> tuple[MotionModel, torch.nn.Module, dict[str, Any]]:
+    """The averaged motion model and its view of a person (its extractor), from a checkpoint."""
     saved = load_checkpoint(path)
     config = MotionConfig(**json.loads(saved["config"]))
     model = MotionModel(config)
@@ -39,7 +39,8 @@ def load_motion(path: Path) -> tuple[MotionModel, IdentityExtractor, dict[str, A
     about = IdentityConfig(**sizes)
     identity = IdentityExtractor(about.points, about.hidden, about.embedding, about.layers)
     identity.load_state_dict(saved["identity"])
-    return model.eval(), identity.eval(), {"step": saved["step"], "minutes": round(saved["minutes"], 1)}
+    told = identity if config.condition == "embed_cross" else KeyLandmarks(identity)
+    return model.eval(), told.eval(), {"step": saved["step"], "minutes": round(saved["minutes"], 1)}
 
 
 def load_appearance(path: Path) -> tuple[AppearanceModel, dict[str, Any]]:
@@ -63,7 +64,7 @@ def _spec(config: MotionConfig, steps: int, weights_id: str) -> dict[str, Any]:
         "coefficients": config.coefficients,
         "compact": config.compact,
         "upper": config.upper,
-        "identity": config.identity,
+        "identity": config.condition_width,
         "window": config.window,
         "steps": steps,
         "weights_id": weights_id,

@@ -14,7 +14,6 @@ from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.warp import flow_shape
 from mytalk.models.appearance import AppearanceModel
 from mytalk.models.conformer import rotary_tables
-from mytalk.models.identity import IdentityExtractor
 from mytalk.models.motion import MotionModel
 from mytalk.models.streaming import AppearanceDecoder, AppearanceEncoders, StreamingHop, initial_state
 
@@ -36,7 +35,7 @@ def motion_example(model: MotionModel, count: int = 1, seed: int = 0) -> dict[st
     return {
         "log_mel": normal(config.mel_frames, config.mels) - 6,
         "upper": 0.02 * normal(config.tokens, config.upper),
-        "identity": normal(config.identity) / 8,
+        "identity": normal(config.condition_width) / 8,
         "noise": normal(config.tokens, config.coefficients),
         "cos": cos,
         "sin": sin,
@@ -107,7 +106,7 @@ def round_to_half(module: nn.Module) -> None:
 
 
 def export_graphs(
-    motion: MotionModel, identity: IdentityExtractor, appearance: AppearanceModel, steps: int, out: Path
+    motion: MotionModel, identity: nn.Module, appearance: AppearanceModel, steps: int, out: Path
 ) -> None:
     """Write {motion,identity,encode,decode}.onnx into ``out``; the batch is dynamic but for motion."""
     out.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,9 @@ pytest.importorskip("mediapipe", reason="MediaPipe is not installed (make test i
 
 from mytalk.engines import load_engine  # noqa: E402
 from mytalk.errors import BadInput  # noqa: E402
+from mytalk.models.checkpoint import load_checkpoint  # noqa: E402
 from training import appearance, calibration, evaluate, identity, motion, prepare  # noqa: E402
 from training.data import is_validation, list_clips  # noqa: E402
-from training.loop import load_checkpoint  # noqa: E402
 from training.motion_data import change_voice  # noqa: E402
 from training.settings import load_settings  # noqa: E402
 
@@ -43,8 +43,8 @@ def runs(data, tmp_path_factory):
     (root / "identity.toml").write_text("batch = 8\n[runner]\nsteps = 2\n")
     (root / "motion.toml").write_text("[data]\nbatch = 2\nframes = 40\n[runner]\nsteps = 2\n")
     (root / "appearance.toml").write_text(
-        "steps = 2\nclips_per_batch = 1\ntargets_per_clip = 2\n"
-        "adversarial_weight = 0.01\nneighbour_frames = 2\n"
+        "[data]\nclips = 1\ntargets = 2\nneighbour_frames = 2\n"
+        "[loss]\nadversarial_start = 1\n[runner]\nsteps = 2\npicture_steps = 2\n"
     )
     for module, name in ((identity, "identity"), (motion, "motion"), (appearance, "appearance")):
         assert module.main(arguments(module, data, root / name, root / f"{name}.toml", root)) == 0

@@ -1,197 +1,116 @@
 """Train the appearance model (paper 3.4.4): ``python -m training.appearance --data DATA --out RUN``.
 
-L1 + KL 1e-6, and a patch discriminator where ``adversarial_weight`` is set; the L1 counts the mouth more and
-image gradients too, which keeps teeth and lip edges from blurring. Stops after ``--minutes`` or ``steps``;
-run again to go on from the last checkpoint.
+L1 + KL 1e-6, and a patch discriminator (0.5 in the paper) that starts late. Beyond the paper, and 0 where the
+config says so: the L1 counts the mouth more, and image gradients too, which keeps lip edges from blurring.
+Run again to go on from the last checkpoint.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from mytalk.compose import hidden_mask
-from mytalk.errors import MyTalkError
-from mytalk.landmarks.draw import draw_landmarks
+from mytalk.errors import BadInput
 from mytalk.landmarks.layout import load_layout
-from mytalk.landmarks.warp import reference_flows
-from mytalk.models.appearance import (
-    STRIDE,
-    WINDOW_COLUMNS,
-    WINDOW_ROWS,
-    AppearanceConfig,
-    AppearanceModel,
-    PatchDiscriminator,
-)
-from mytalk.types import F32, U8
-from training.data import HELD_OUT_TAIL, Clip, crop_points, is_validation, list_clips, prefetch
-from training.loop import Average, load_checkpoint, load_config, run_arguments, save_checkpoint
+from mytalk.landmarks.normalise import CROP
+from mytalk.models.appearance import AppearanceConfig, AppearanceModel
+from mytalk.models.autoencoder import REFERENCE_COUNTS, AutoencoderConfig, ResnetBlock
+from mytalk.models.paper_appearance import PaperAppearance
+from mytalk.models.sizes import ModelSize, build_appearance, build_discriminator, load_size
+from mytalk.types import U8
+from training.appearance_data import WHOLE, WINDOW, AppearanceBatch, AppearanceBatches, AppearanceDraw
+from training.checkpoints import data_id
+from training.data import Clip, is_validation, list_clips
+from training.journal import Journal
+from training.launch import launch, run_parser
+from training.settings import Runner, load_settings
+from training.task import Described, Losses, Modules, Network
 
-TOP, BOTTOM = (row * STRIDE for row in WINDOW_ROWS)
-LEFT, RIGHT = (column * STRIDE for column in WINDOW_COLUMNS)
-LIP_CENTRE_POINTS = (13, 14, 61, 291)
-REFERENCE_RANKS = ((0.0, 0.2), (0.6, 0.85), (0.9, 1.0))  # closed, half open, open: ranks by mouth opening
+
+@dataclass(frozen=True, slots=True)
+class AppearanceLoss:
+    """Settings (TOML table ``[loss]``).
+
+    kl_weight, adversarial_weight: 1e-6 and 0.5 in the paper. adversarial_start: the step at which the
+    discriminator begins. adversarial_patch: side of the square around the mouth that it judges; 0: all.
+    critic_learning_rate: its own, constant. gradient_weight: ours, of horizontal and vertical differences.
+    """
+
+    kl_weight: float = 1e-6
+    gradient_weight: float = 1.0
+    adversarial_weight: float = 0.5
+    adversarial_start: int = 20_000
+    adversarial_patch: int = 96
+    critic_learning_rate: float = 2e-4
 
 
 @dataclass(frozen=True, slots=True)
 class AppearanceRun:
-    """Settings of one run. Shares are how often a clip of each source is drawn; the rest is GRID."""
+    """Settings of one run; tables ``[data]``, ``[loss]`` and ``[runner]``.
 
-    steps: int = 40_000
-    clips_per_batch: int = 3
-    targets_per_clip: int = 3
-    learning_rate: float = 6e-4
-    final_learning_rate: float = 5e-5
-    warmup_steps: int = 100
-    decay_minutes: float = 55.0
-    actor_share: float = 0.4
-    synthetic_share: float = 0.35
-    kl_weight: float = 1e-6
-    gradient_weight: float = 1.0
-    adversarial_weight: float = 0.0
-    adversarial_patch: int = 96
-    average_decay: float = 0.998
-    neighbour_frames: int = 5
-    posed_references_share: float = 0.6  # references picked by opening, as for an actor; the rest at random
-    landmark_shift_px: float = 0.4
-    landmark_noise_px: float = 0.25
-    soft_share: float = 0.15
-    seed: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """K pictures of each of C clips, float32 windows in 0..1.
-
-    references [C, 3, 3, 160, 176]; targets, images [C·K, 3, 160, 176]; flows [C·K, 3, 2, 36, 36], crop
-    pixels; weights [C·K, 1, 160, 176]; mouths int [C·K, 2] (x, y).
+    size: a name or a TOML file (``mytalk.models.sizes``). references: what the lip encoder sees (paper Table
+    7: masked_multi, masked_single, full_single); empty: as the size says. The paper trains 10 epochs at a
+    constant learning rate, which is lost.
     """
 
-    references: Tensor
-    targets: Tensor
-    images: Tensor
-    flows: Tensor
-    weights: Tensor
-    mouths: Tensor
-
-
-class Batches:
-    """Draws random batches; one clip gives one set of references and several targets."""
-
-    def __init__(self, clips: list[Clip], run: AppearanceRun) -> None:
-        self.run, self.random = run, np.random.default_rng(run.seed + int(time.time()))
-        self.clips = {s: [c for c in clips if c.source == s] for s in ("actors", "synthetic", "grid")}
-        self.arrays = {c.name: c.arrays() for c in clips}
-        self.crops = {c.name: c.crops() for c in clips}
-
-    def _clip(self) -> Clip:
-        draw = self.random.random()
-        source = "actors" if draw < self.run.actor_share else "synthetic"
-        if draw > self.run.actor_share + self.run.synthetic_share:
-            source = "grid"
-        pool = self.clips[source] or [c for some in self.clips.values() for c in some]
-        return pool[self.random.integers(len(pool))]
-
-    def _pick(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
-        """Indices into the crops: targets [K], references [3] away from the targets' neighbours."""
-        picked, opening = self.arrays[clip.name]["picked"], self.arrays[clip.name]["opening"]
-        usable = np.arange(len(picked))
-        if clip.source == "actors":
-            usable = usable[picked < len(opening) - HELD_OUT_TAIL]
-        # Open mouths are rarer than closed ones and harder: half of the targets are drawn by opening.
-        weight = 0.02 + np.clip(opening[picked[usable]], 0, 0.3)
-        by_opening = self.random.choice(usable, self.run.targets_per_clip, p=weight / weight.sum())
-        uniform = self.random.choice(usable, self.run.targets_per_clip)
-        targets = np.where(self.random.random(self.run.targets_per_clip) < 0.5, by_opening, uniform)
-        distance = np.abs(picked[usable][:, None] - picked[targets][None]).min(axis=1)
-        far = usable[distance > self.run.neighbour_frames]
-        if len(far) < 3:
-            far = usable
-        if self.random.random() > self.run.posed_references_share:
-            return targets, self.random.choice(far, 3, replace=False)
-        ordered = far[np.argsort(opening[picked[far]])]
-        ranks = [self.random.uniform(low, high) * (len(far) - 1) for low, high in REFERENCE_RANKS]
-        return targets, ordered[np.round(ranks).astype(int)]
-
-    def _look(self, clip: Clip, pictures: F32) -> F32:
-        """One colour change for all of a clip (not for the demo actors, whose look must be exact)."""
-        if clip.source == "actors" or self.random.random() < 0.3:
-            return pictures
-        gain = self.random.uniform(0.75, 1.2) * self.random.uniform(0.9, 1.1, (3, 1, 1))
-        gamma = self.random.uniform(0.8, 1.25)
-        changed: F32 = np.clip(np.power(pictures, gamma) * gain, 0, 1).astype(np.float32)
-        if self.random.random() < self.run.soft_share:
-            # A person filmed from afar: the window holds fewer pixels than it has room for.
-            pictures_t = torch.from_numpy(changed)
-            small = F.interpolate(pictures_t, scale_factor=self.random.uniform(0.4, 0.9), mode="area")
-            changed = F.interpolate(small, changed.shape[2:], mode="bicubic").clamp(0, 1).numpy()
-        return changed
-
-    def _landmarks(self, clip: Clip, picked: np.ndarray) -> F32:
-        """Crop landmarks float32 [n, K, 2] of some crops, disturbed as much as a detector is unsure."""
-        points = crop_points(self.arrays[clip.name], picked)
-        whole = self.random.normal(0, self.run.landmark_shift_px, (len(points), 1, 2))
-        each = self.random.normal(0, self.run.landmark_noise_px, points.shape)
-        return (points + whole + each).astype(np.float32)
-
-    def draw(self) -> Batch:
-        """One batch."""
-        parts = [self._draw_clip() for _ in range(self.run.clips_per_batch)]
-        references, *rest, mouths = zip(*parts, strict=True)
-        return Batch(
-            torch.from_numpy(np.ascontiguousarray(np.stack(references))),
-            *(torch.from_numpy(np.ascontiguousarray(np.concatenate(x))) for x in rest),
-            torch.from_numpy(np.concatenate(mouths)).long(),
+    size: str = "tiny"
+    references: str = ""
+    data: AppearanceDraw = field(default_factory=AppearanceDraw)
+    loss: AppearanceLoss = field(default_factory=AppearanceLoss)
+    runner: Runner = field(
+        default_factory=lambda: Runner(
+            steps=40_000, learning_rate=6e-4, weight_decay=1e-4, average_decay=0.998, checkpoint_minutes=5.0
         )
-
-    def _draw_clip(self) -> tuple[np.ndarray, ...]:
-        """What one clip gives to a batch: the fields of ``Batch``, in order."""
-        clip = self._clip()
-        target_index, reference_index = self._pick(clip)
-        index = np.concatenate([reference_index, target_index])
-        pictures = self.crops[clip.name][index][:, TOP:BOTTOM, LEFT:RIGHT]
-        pictures = self._look(clip, pictures.transpose(0, 3, 1, 2).astype(np.float32) / 255)
-        layout, points = load_layout(), self._landmarks(clip, index)
-        drawn = np.stack([draw_landmarks(p, layout) for p in points[3:]])[:, :, TOP:BOTTOM, LEFT:RIGHT]
-        flows = np.stack([reference_flows(p, points[:3], layout) for p in points[3:]])
-        mouths = points[3:, list(LIP_CENTRE_POINTS)].mean(axis=1)
-        weight = _loss_weight(mouths)
-        mouths -= (LEFT, TOP)
-        if clip.source != "actors" and self.random.random() < 0.5:
-            pictures, drawn, weight, flows = (x[..., ::-1] for x in (pictures, drawn, weight, flows))
-            flows = flows * np.array([-1, 1], np.float32)[:, None, None]
-            mouths[:, 0] = RIGHT - LEFT - mouths[:, 0]
-        return pictures[:3], pictures[3:], drawn, flows, weight, mouths
+    )
 
 
-def _loss_weight(mouths: F32) -> F32:
-    """Weight of every pixel of the window, float32 [n, 1, 160, 176]; mouths: centres in the crop [n, 2]."""
-    rows, columns = np.mgrid[TOP:BOTTOM, LEFT:RIGHT] + 0.5
-    near = np.stack([np.exp(-0.5 * (((columns - x) / 30) ** 2 + ((rows - y) / 24) ** 2)) for x, y in mouths])
-    hidden = hidden_mask()[TOP:BOTTOM, LEFT:RIGHT]
-    weight: F32 = ((0.1 + 0.9 * hidden) * (1 + 4 * near)).astype(np.float32)[:, None]
-    return weight
-
-
-def _sample(mean: Tensor, logvar: Tensor) -> Tensor:
+def _sample(moments: tuple[Tensor, Tensor]) -> Tensor:
+    mean, logvar = moments
     return mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
 
 
-def _kl(mean: Tensor, logvar: Tensor) -> Tensor:
-    mean, logvar = mean.float(), logvar.float()
+def _kl(moments: tuple[Tensor, Tensor]) -> Tensor:
+    mean, logvar = (part.float() for part in moments)
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean()
 
 
+class AppearanceObjective(nn.Module):
+    """A batch → pictures float32 [C·K, 3, H, W] and the KL penalty of the latents, a scalar."""
+
+    def __init__(self, model: AppearanceModel | PaperAppearance) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: AppearanceBatch) -> tuple[Tensor, Tensor]:
+        """Reconstruct the targets from posterior samples."""
+        model, repeat = self.model, len(batch.targets) // len(batch.references)
+        references = batch.references
+        if isinstance(model, PaperAppearance):
+            references = references[:, : model.config.reference_count]
+        lips = model.encode_lips(references)
+        face = model.encode_face(batch.targets.contiguous(memory_format=torch.channels_last))
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        drawn_lips = _sample(lips).repeat_interleave(repeat, 0)
+        repeated = references.repeat_interleave(repeat, 0)
+        latents = model.latent(drawn_lips, _sample(face), repeated)
+        penalty = _kl(lips) + _kl(face)
+        if isinstance(model, PaperAppearance):
+            motion = model.encode_landmarks(images)
+            return model.decode_latents(latents, _sample(motion)).float(), penalty + _kl(motion)
+        return model.decode(images, latents, repeated, batch.flows).float(), penalty
+
+
 def mouth_patches(pictures: Tensor, mouths: Tensor, size: int) -> Tensor:
-    """Square patches around the mouths: [B, 3, H, W] → [B, 3, size, size]."""
+    """Square patches around the mouths: [B, 3, H, W] → [B, 3, size, size]; size 0: the whole pictures."""
+    if size == 0:
+        return pictures
     height, width = pictures.shape[-2:]
     patches = []
     for picture, (x, y) in zip(pictures, mouths.tolist(), strict=True):
@@ -201,22 +120,7 @@ def mouth_patches(pictures: Tensor, mouths: Tensor, size: int) -> Tensor:
     return torch.stack(patches)
 
 
-def reconstruct(model: AppearanceModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Pictures float32 [B, 3, 160, 176] and the KL penalty of one batch."""
-    targets_per_clip = len(batch.targets) // len(batch.references)
-    channels_last = torch.channels_last
-    with torch.autocast("cpu", torch.bfloat16):
-        lip_mean, lip_logvar = model.encode_lips(batch.references)
-        face_mean, face_logvar = model.encode_face(batch.targets.contiguous(memory_format=channels_last))
-        lips = _sample(lip_mean, lip_logvar).repeat_interleave(targets_per_clip, 0)
-        references = batch.references.repeat_interleave(targets_per_clip, 0)
-        latents = model.latent(lips, _sample(face_mean, face_logvar), references)
-        images = batch.images.contiguous(memory_format=channels_last)
-        out = model.decode(images, latents, references, batch.flows)
-    return out.float(), _kl(lip_mean, lip_logvar) + _kl(face_mean, face_logvar)
-
-
-def reconstruction_loss(out: Tensor, batch: Batch, gradient_weight: float) -> Tensor:
+def reconstruction_loss(out: Tensor, batch: AppearanceBatch, gradient_weight: float) -> Tensor:
     """Weighted L1 of pixels and of horizontal and vertical differences."""
     error, weight = out - batch.targets, batch.weights
     loss = (error.abs() * weight).mean()
@@ -225,15 +129,7 @@ def reconstruction_loss(out: Tensor, batch: Batch, gradient_weight: float) -> Te
     return loss + gradient_weight * (across.mean() + down.mean())
 
 
-def learning_rate(run: AppearanceRun, step: int, minutes: float) -> float:
-    """Linear warm-up, then cosine decay over ``decay_minutes`` of training time."""
-    progress = min(1.0, minutes / run.decay_minutes)
-    cosine = 0.5 * (1 + np.cos(np.pi * progress))
-    base = run.final_learning_rate + (run.learning_rate - run.final_learning_rate) * cosine
-    return float(base * min(1.0, (step + 1) / run.warmup_steps))
-
-
-def sheet(batch: Batch, out: Tensor) -> U8:
+def sheet(batch: AppearanceBatch, out: Tensor) -> U8:
     """Contact sheet: reference, landmark image, result, truth, in columns of targets."""
     repeat = len(batch.targets) // len(batch.references)
     rows = [
@@ -243,123 +139,109 @@ def sheet(batch: Batch, out: Tensor) -> U8:
         batch.targets,
     ]
     picture = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
-    return (picture.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    return (picture.permute(1, 2, 0).float().cpu().numpy() * 255).astype(np.uint8)
 
 
-class Trainer:
-    """Owns the networks, optimisers and averages of one run; resumes from ``out/last.pt`` if it is there."""
+class AppearanceTask:
+    """The appearance model against its discriminator."""
 
-    def __init__(self, run: AppearanceRun, config: AppearanceConfig, out: Path) -> None:
-        self.run, self.out, self.config = run, out, config
-        self.model = AppearanceModel(config, torch.from_numpy(hidden_mask())).to(
-            memory_format=torch.channels_last
+    kind = "appearance"
+
+    def __init__(self, run: AppearanceRun, clips: list[Clip], size: ModelSize) -> None:
+        self.run, self.runner, self.clips, self.size = run, run.runner, clips, size
+        paper_shaped = isinstance(size.appearance, AutoencoderConfig)
+        if isinstance(size.appearance, AutoencoderConfig) and size.appearance.picture != CROP:
+            raise BadInput(f"prepared crops are {CROP} pixels, size {size.name} paints others")
+        self.batches = AppearanceBatches(
+            clips, run.data, load_layout(size.layout), WHOLE if paper_shaped else WINDOW
         )
-        self.critic = PatchDiscriminator().to(memory_format=torch.channels_last)
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), betas=(0.9, 0.98), weight_decay=1e-4, fused=True
-        )
-        self.critic_optimiser = torch.optim.AdamW(
-            self.critic.parameters(), lr=2e-4, betas=(0.5, 0.9), fused=True
-        )
-        self.step, self.minutes = 0, 0.0
-        self.average = Average(self.model, run.average_decay)
-        if (out / "last.pt").exists():
-            self._resume(load_checkpoint(out / "last.pt"))
+        objective = AppearanceObjective(build_appearance(size, torch.from_numpy(hidden_mask())))
+        # Channels last is faster on every device; FSDP does not shard it.
+        order = torch.contiguous_format if self.runner.strategy == "fsdp" else torch.channels_last
+        objective.to(memory_format=order)
+        self.networks: tuple[Network, ...] = (Network("model", objective, objective.model, (ResnetBlock,)),)
+        self.critic: nn.Module | None = None
+        if run.loss.adversarial_weight > 0:
+            self.critic = build_discriminator(size).to(memory_format=order)
+            own = {"betas": (0.5, 0.9), "weight_decay": 1e-2, "averaged": False}
+            rate = run.loss.critic_learning_rate
+            self.networks += (Network("critic", self.critic, self.critic, learning_rate=rate, **own),)
 
-    def _resume(self, saved: dict[str, object]) -> None:
-        self.model.load_state_dict(saved["model"])  # type: ignore[arg-type]
-        self.critic.load_state_dict(saved["critic"])  # type: ignore[arg-type]
-        self.optimiser.load_state_dict(saved["optimiser"])  # type: ignore[arg-type]
-        self.critic_optimiser.load_state_dict(saved["critic_optimiser"])
-        self.step, self.minutes = int(saved["step"]), float(saved["minutes"])
-        self.average.weights = saved["average"]  # type: ignore[assignment]
+    def draw(self, random: np.random.Generator) -> AppearanceBatch:
+        """One batch of pictures."""
+        return self.batches.draw(random)
 
-    def save(self) -> None:
-        """Write ``last.pt``."""
-        parts = {
-            "model": self.model.state_dict(),
-            "critic": self.critic.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "critic_optimiser": self.critic_optimiser.state_dict(),
-            "average": self.average.weights,
-            "minutes": self.minutes,
-        }
-        save_checkpoint(self.out / "last.pt", self.step, self.config, parts)
+    def frames(self, batch: AppearanceBatch) -> int:
+        """Pictures that are painted."""
+        return len(batch.targets)
 
-    def train_step(self, batch: Batch) -> tuple[float, Tensor]:
-        """One step of the generator and, if used, the discriminator; returns the L1 part and the pictures."""
-        rate = learning_rate(self.run, self.step, self.minutes)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        out, kl = reconstruct(self.model, batch)
-        fidelity = reconstruction_loss(out, batch, self.run.gradient_weight)
-        loss = fidelity + self.run.kl_weight * kl
-        if self.run.adversarial_weight > 0:
-            fake = mouth_patches(out, batch.mouths, self.run.adversarial_patch)
-            real = mouth_patches(batch.targets, batch.mouths, self.run.adversarial_patch)
-            loss = loss + self._adversarial(fake, real)
-        if not torch.isfinite(loss):
-            raise MyTalkError(f"loss is not finite at step {self.step}; the last checkpoint is intact")
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
-        self.step += 1
-        self.average.update(self.step)
-        return float(fidelity.detach()), out
+    def losses(self, modules: Modules, batch: AppearanceBatch, step: int) -> Losses:
+        """The paper's Eq. 9; hinge losses for the discriminator's part once it has started."""
+        settings = self.run.loss
+        out, kl = modules["model"](batch)
+        fidelity = reconstruction_loss(out, batch, settings.gradient_weight)
+        total = fidelity + settings.kl_weight * kl
+        totals, figures = {}, {"reconstruction": fidelity, "kl": kl}
+        if self.critic is not None and step >= settings.adversarial_start:
+            fake = mouth_patches(out, batch.mouths, settings.adversarial_patch)
+            real = mouth_patches(batch.targets, batch.mouths, settings.adversarial_patch)
+            both = modules["critic"](torch.cat([real, fake.detach()]))
+            judged_real, judged_fake = both.float().chunk(2)
+            totals["critic"] = F.relu(1 - judged_real).mean() + F.relu(1 + judged_fake).mean()
+            deceived = -self._judge(modules, fake).mean()
+            total = total + settings.adversarial_weight * deceived
+            figures["deceived"] = deceived
+        return Losses({"model": total, **totals}, figures)
 
-    def _adversarial(self, fake: Tensor, real: Tensor) -> Tensor:
-        """Hinge loss; trains the discriminator on the detached pictures first."""
-        with torch.autocast("cpu", torch.bfloat16):
-            judged_real, judged_fake = self.critic(real), self.critic(fake.detach())
-        critic_loss = F.relu(1 - judged_real.float()).mean() + F.relu(1 + judged_fake.float()).mean()
-        self.critic_optimiser.zero_grad(set_to_none=True)
-        critic_loss.backward()
-        self.critic_optimiser.step()
-        with torch.autocast("cpu", torch.bfloat16):
-            judged = self.critic(fake)
-        return -self.run.adversarial_weight * judged.float().mean()
+    def _judge(self, modules: Modules, pictures: Tensor) -> Tensor:
+        """The discriminator's logits, with gradients for the pictures alone."""
+        assert self.critic is not None
+        self.critic.requires_grad_(False)
+        # By FSDP the weights are only whole inside the wrapped call, DDP would wait for gradients there.
+        call = modules["critic"] if self.runner.strategy == "fsdp" else self.critic
+        judged: Tensor = call(pictures).float()
+        self.critic.requires_grad_(True)
+        return judged
+
+    def described(self) -> Described:
+        """The model's config."""
+        return Described(self.size.appearance, self.run, data_id(self.clips))
+
+    def show(self, modules: Modules, batch: AppearanceBatch, journal: Journal, step: int) -> None:
+        """The last batch, painted."""
+        journal.picture(step, "sheet", sheet(batch, modules["model"](batch)[0]))
 
 
-def train(trainer: Trainer, batches: Batches, minutes: float, report_every: int = 50) -> None:
-    """Train until ``minutes`` of this call or the run's steps are over; checkpoints every 5 minutes."""
-    started = last = saved = time.monotonic()
-    recent: list[float] = []
-    for item in prefetch(batches.draw):
-        assert isinstance(item, Batch)
-        loss, out = trainer.train_step(item)
-        now = time.monotonic()
-        trainer.minutes += (now - last) / 60
-        last = now
-        recent.append(loss)
-        if trainer.step % report_every == 0:
-            rate = len(recent) * len(item.targets) / (now - started)
-            mean = float(np.mean(recent[-report_every:]))
-            print(f"step {trainer.step} {trainer.minutes:.1f} min loss {mean:.4f} {rate:.1f}/s", flush=True)
-        if now - saved > 300 or trainer.step == 100:
-            trainer.save()
-            Image.fromarray(sheet(item, out)).save(trainer.out / "sheet.png")
-            saved = now
-        if now - started > minutes * 60 or trainer.step >= trainer.run.steps:
-            break
-    trainer.save()
+def sized(name: str, references: str) -> ModelSize:
+    """A model size, with another choice of references where one is given."""
+    size = load_size(name)
+    if not references:
+        return size
+    if references not in REFERENCE_COUNTS:
+        raise BadInput(f"references = {references!r}; known: {', '.join(REFERENCE_COUNTS)}")
+    changed: AppearanceConfig | AutoencoderConfig = replace(size.appearance, references=references)
+    return replace(size, appearance=changed)
+
+
+def build(args: argparse.Namespace) -> AppearanceTask:
+    """The task that the command line asks for."""
+    run = load_settings(AppearanceRun, args.config, {"size": args.size, "references": args.references})
+    size = sized(run.size, run.references)
+    clips = list_clips(args.data)
+    kept = [clip for clip in clips if not is_validation(clip, clips)]
+    if not kept:
+        raise BadInput(f"{args.data} has no clips to train on: all {len(clips)} are held out")
+    torch.manual_seed(run.runner.seed)
+    return AppearanceTask(run, kept, size)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    args = run_arguments(__doc__, AppearanceRun, argv)
-    torch.set_num_threads(args.threads)
-    try:
-        run = load_config(AppearanceRun, args.config, {})
-        clips = list_clips(args.data)
-        torch.manual_seed(run.seed)
-        args.out.mkdir(parents=True, exist_ok=True)
-        batches = Batches([c for c in clips if not is_validation(c, clips)], run)
-        train(Trainer(run, AppearanceConfig(), args.out), batches, args.minutes)
-    except MyTalkError as error:
-        print(f"training.appearance: {error}", file=sys.stderr)
-        return 1
-    return 0
+    parser = run_parser(__doc__, AppearanceRun)
+    parser.add_argument(
+        "--references", help=f"what the lip encoder sees (Table 7): {', '.join(REFERENCE_COUNTS)}"
+    )
+    return launch(parser, argv, build)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
-"""Prepared clips, the split that keeps identities apart, and the random batches both trainers draw."""
+"""Prepared clips, the split that keeps identities apart, and their landmarks."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,23 +101,3 @@ def crop_points(arrays: dict[str, npt.NDArray[np.generic]], crops: Iterable[int]
     """Landmarks float32 [n, K, 2] of some of a clip's crops, in their pixels."""
     frames = [arrays["picked"][i] for i in crops]
     return np.stack([frame_to_crop(arrays["points"][f], arrays["matrices"][f]) for f in frames])
-
-
-def prefetch(make: Callable[[], object], depth: int = 4) -> Iterator[object]:
-    """Endless items made by one background thread, at most ``depth`` waiting; its error is raised here."""
-    items: queue.Queue[object] = queue.Queue(maxsize=depth)
-
-    def run() -> None:
-        while True:
-            try:
-                items.put(make())
-            except Exception as error:
-                items.put(error)
-                return
-
-    threading.Thread(target=run, name="prefetch", daemon=True).start()
-    while True:
-        item = items.get()
-        if isinstance(item, Exception):
-            raise item
-        yield item

@@ -35,16 +35,21 @@ def run_parser(description: str | None, kind: type) -> argparse.ArgumentParser:
     return parser
 
 
+def quiet() -> None:
+    """Keep the libraries' own chatter out of a run's output."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning_fabric")
+    # FSDP warns of in-place changes to what a block returns: ours are never changed.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
+
+
 def launch(
     parser: argparse.ArgumentParser, argv: list[str] | None, build: Callable[[argparse.Namespace], Task[Any]]
 ) -> int:
     """Parse, build the task, train; returns the exit status."""
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning_fabric")
-    # FSDP warns of in-place changes to what a block returns: ours are never changed.
-    warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
+    quiet()
     name = "training"
     try:
         task = build(args)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mytalk.landmarks.layout import Layout
 from mytalk.models.conformer import rotary_tables
 from mytalk.models.feature_audio import FeatureAudioEncoder
-from mytalk.models.identity import IdentityExtractor
+from mytalk.models.identity import IdentityExtractor, KeyLandmarks
 from mytalk.models.motion import MotionModel, noise_schedule
 from mytalk.models.motion_config import AUDIO_PER_FRAME
 from mytalk.models.rollout import roll_out
@@ -143,6 +143,7 @@ class MotionObjective(nn.Module):
         super().__init__()
         self.loss, self.energy = loss, max(energy, 1e-12)
         self.model, self.identity = model, identity.eval().requires_grad_(False)
+        self.key = KeyLandmarks(identity)
         self.register_buffer("weights", point_weights(layout, model.config.coordinates), persistent=False)
         compact = torch.from_numpy(layout.compact.astype(np.int64))
         self.register_buffer("compact", compact, persistent=False)
@@ -188,7 +189,7 @@ class MotionObjective(nn.Module):
             face = batch.rest[..., :2]
             if self.model.config.condition == "embed_cross":
                 return self.identity(face)
-            return ((face - self.identity.mean) / self.identity.scale).flatten(1)
+            return self.key(face)
 
     def hear(self, batch: MotionBatch) -> Tensor:
         """One speech feature per frame [B, F, audio_dim]."""

@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mytalk.errors import BadInput
 from mytalk.landmarks.warp import FLOW_COLUMNS, FLOW_ROWS
+from mytalk.models.autoencoder import REFERENCE_COUNTS
 
 STRIDE = 4  # latent pixel in crop pixels
 WINDOW_ROWS = (24, 64)  # latent rows that hold the mask (96..256 crop pixels)
@@ -34,7 +36,11 @@ BASE_CHANNELS = 3 * STRIDE * STRIDE  # the base window, folded to latent size
 
 @dataclass(frozen=True, slots=True)
 class AppearanceConfig:
-    """Widths of the networks. z: latent channels of one encoder; app: channels of the fused latent."""
+    """Widths of the networks. z: latent channels of one encoder; app: channels of the fused latent.
+
+    references: what is taken from the lip references (paper Table 7): ``masked_multi`` (ours: three, of each
+    what the mask hides), ``masked_single``, or ``full_single`` (the first one alone, and all of it).
+    """
 
     z: int = 16
     app: int = 32
@@ -45,6 +51,13 @@ class AppearanceConfig:
     decoder: int = 64
     decoder_deep: int = 96
     decoder_fine: int = 24
+    references: str = "masked_multi"
+
+    def __post_init__(self) -> None:
+        """Raise ``BadInput`` for references that do not exist."""
+        if self.references not in REFERENCE_COUNTS:
+            known = ", ".join(REFERENCE_COUNTS)
+            raise BadInput(f"appearance references must be one of {known}, not {self.references!r}")
 
 
 def window_px(x: Tensor) -> Tensor:
@@ -254,7 +267,9 @@ class AppearanceModel(nn.Module):
     def encode_lips(self, references: Tensor) -> tuple[Tensor, Tensor]:
         """Reference windows [B, 3, 3, 160, 176], 0..1 → mean, logvar [B, 3 z, 40, 44]; sees the mask only."""
         count = references.shape[0]
-        seen = (references - 0.5) * self.hidden
+        seen = self._given(references) - 0.5
+        if self.config.references != "full_single":
+            seen = seen * self.hidden
         mean, logvar = self.lip_encoder(seen.flatten(0, 1))
         return mean.reshape(count, -1, *mean.shape[2:]), logvar.reshape(count, -1, *mean.shape[2:])
 
@@ -265,7 +280,7 @@ class AppearanceModel(nn.Module):
     def latent(self, lips: Tensor, faces: Tensor, references: Tensor) -> Tensor:
         """Appearance latent [B, app + 48, 40, 44] of posterior samples or means and the references."""
         features, weights = self.fusion(torch.cat([lips, faces], dim=1))
-        base = (weights[:, :, None] * references).sum(dim=1)
+        base = (weights[:, :, None] * self._given(references)).sum(dim=1)
         return torch.cat([features, F.pixel_unshuffle(base, STRIDE)], dim=1)
 
     def decode(self, landmark_images: Tensor, latents: Tensor, references: Tensor, flows: Tensor) -> Tensor:
@@ -276,7 +291,15 @@ class AppearanceModel(nn.Module):
         """
         z_lm = self.landmark_encoder(landmark_images)
         base = F.pixel_shuffle(latents[:, self.config.app :], STRIDE)
-        return self.decoder(torch.cat([latents, z_lm], dim=1), base, references, flows)
+        return self.decoder(
+            torch.cat([latents, z_lm], dim=1), base, self._given(references), self._given(flows)
+        )
+
+    def _given(self, references: Tensor) -> Tensor:
+        """All references, or the first one in every place (paper Table 7's single ones) [B, 3, ...]."""
+        if self.config.references == "masked_multi":
+            return references
+        return references[:, :1].expand_as(references)
 
 
 class PatchDiscriminator(nn.Module):

@@ -46,6 +46,25 @@ class IdentityExtractor(nn.Module):
         return F.normalize(self.body(((landmarks - self.mean) / self.scale).flatten(1)), dim=-1)
 
 
+class KeyLandmarks(nn.Module):
+    """Landmarks [B, points, 2] → the same numbers in a row [B, 2 points], without the mean face.
+
+    The identity condition of Table 5's other three rows, in the place of the extractor's embedding.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, extractor: IdentityExtractor) -> None:
+        super().__init__()
+        self.register_buffer("mean", extractor.mean.clone())
+        self.register_buffer("scale", extractor.scale.clone())
+
+    def forward(self, landmarks: Tensor) -> Tensor:
+        """Normalise as the extractor does."""
+        return ((landmarks - self.mean) / self.scale).flatten(1)
+
+
 class ArcFace(nn.Module):
     """Additive angular margin head for training: embedding [B, E], labels [B] → loss."""
 

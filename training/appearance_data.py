@@ -1,0 +1,206 @@
+"""Pictures for the appearance model: targets, lip references away from them, landmark images, flows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mytalk.compose import hidden_mask
+from mytalk.errors import BadInput
+from mytalk.landmarks.draw import draw_landmarks
+from mytalk.landmarks.layout import Layout
+from mytalk.landmarks.normalise import CROP
+from mytalk.landmarks.warp import flow_shape, reference_flows
+from mytalk.models.appearance import REFERENCES, STRIDE, WINDOW_COLUMNS, WINDOW_ROWS
+from mytalk.types import F32
+from training.data import HELD_OUT_TAIL, Clip, crop_points
+
+REFERENCE_RANKS = ((0.0, 0.2), (0.6, 0.85), (0.9, 1.0))  # closed, half open, open: ranks by mouth opening
+MOUTH_ROWS, MOUTH_COLUMNS = 24, 30  # spread of the mouth's weight, crop pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """The part of the 256×256 crop that a model works on, in pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+WINDOW = Box(*(row * STRIDE for row in WINDOW_ROWS), *(column * STRIDE for column in WINDOW_COLUMNS))
+WHOLE = Box(0, CROP, 0, CROP)
+
+
+@dataclass(frozen=True, slots=True)
+class AppearanceDraw:
+    """How batches are drawn (TOML table ``[data]``).
+
+    clips, targets: clips of one batch and process, and pictures of each. actor_share, synthetic_share: how
+    often a clip of these sources is drawn; the rest is GRID (where a source is missing: any).
+    neighbour_frames: references are further than this from every target.
+    posed_references_share: share of references picked by mouth opening, as for an actor; the rest at random.
+    landmark_shift_px, landmark_noise_px: how unsure landmarks are, of a whole face and of each point.
+    soft_share: pictures that lose resolution. recolour_share: clips with changed colours. flip: mirror half.
+    outside_weight, mouth_weight: of the L1 outside the mask, and beyond 1 around the mouth.
+    """
+
+    clips: int = 3
+    targets: int = 3
+    actor_share: float = 0.4
+    synthetic_share: float = 0.35
+    neighbour_frames: int = 5
+    posed_references_share: float = 0.6
+    landmark_shift_px: float = 0.4
+    landmark_noise_px: float = 0.25
+    soft_share: float = 0.15
+    recolour_share: float = 0.7
+    flip: bool = True
+    outside_weight: float = 0.1
+    mouth_weight: float = 4.0
+
+
+class AppearanceBatch(NamedTuple):
+    """K pictures of each of C clips, float32 in 0..1; H×W is the model's part of the crop.
+
+    references [C, 3, 3, H, W]; targets, images [C·K, 3, H, W]; flows [C·K, 3, 2, 36, 36], crop pixels;
+    weights [C·K, 1, H, W]; mouths int [C·K, 2] (x, y).
+    """
+
+    references: Tensor
+    targets: Tensor
+    images: Tensor
+    flows: Tensor
+    weights: Tensor
+    mouths: Tensor
+
+
+class AppearanceBatches:
+    """Draws batches; one clip gives one set of references and several targets."""
+
+    def __init__(self, clips: list[Clip], settings: AppearanceDraw, layout: Layout, box: Box) -> None:
+        self.settings, self.layout, self.box = settings, layout, box
+        self.needs_flow = box == WINDOW
+        self.arrays = {clip.name: _small_arrays(clip) for clip in clips}
+        self.crops = {clip.name: clip.crops() for clip in clips}
+        self.lip_centre = layout.mouth_gap.reshape(-1)
+        kept = [c for c in clips if len(self._usable(c)) > REFERENCES]
+        if not kept:
+            raise BadInput(f"no clip to train on has more than {REFERENCES} pictures")
+        self.clips = {s: [c for c in kept if c.source == s] for s in ("actors", "synthetic", "grid")}
+        self.all = kept
+
+    def _usable(self, clip: Clip) -> np.ndarray:
+        """Indices into the clip's crops that are not held out."""
+        picked, opening = self.arrays[clip.name]["picked"], self.arrays[clip.name]["opening"]
+        usable = np.arange(len(picked))
+        return usable[picked < len(opening) - HELD_OUT_TAIL] if clip.source == "actors" else usable
+
+    def _clip(self, random: np.random.Generator) -> Clip:
+        draw = random.random()
+        source = "actors" if draw < self.settings.actor_share else "synthetic"
+        if draw > self.settings.actor_share + self.settings.synthetic_share:
+            source = "grid"
+        pool = self.clips[source] or self.all
+        return pool[random.integers(len(pool))]
+
+    def pick(self, clip: Clip, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Indices into the crops: targets [K], references [3] away from the targets' neighbours."""
+        settings, usable = self.settings, self._usable(clip)
+        picked, opening = self.arrays[clip.name]["picked"], self.arrays[clip.name]["opening"]
+        # Open mouths are rarer than closed ones and harder: half of the targets are drawn by opening.
+        weight = 0.02 + np.clip(opening[picked[usable]], 0, 0.3)
+        by_opening = random.choice(usable, settings.targets, p=weight / weight.sum())
+        uniform = random.choice(usable, settings.targets)
+        targets = np.where(random.random(settings.targets) < 0.5, by_opening, uniform)
+        distance = np.abs(picked[usable][:, None] - picked[targets][None]).min(axis=1)
+        far = usable[distance > settings.neighbour_frames]
+        if len(far) < REFERENCES:
+            far = usable
+        if random.random() > settings.posed_references_share:
+            return targets, random.choice(far, REFERENCES, replace=False)
+        ordered = far[np.argsort(opening[picked[far]])]
+        ranks = [random.uniform(low, high) * (len(far) - 1) for low, high in REFERENCE_RANKS]
+        return targets, ordered[np.round(ranks).astype(int)]
+
+    def _look(self, clip: Clip, pictures: F32, random: np.random.Generator) -> F32:
+        """One colour change for all of a clip (not for the demo actors, whose look must be exact)."""
+        if clip.source == "actors" or random.random() >= self.settings.recolour_share:
+            return pictures
+        gain = random.uniform(0.75, 1.2) * random.uniform(0.9, 1.1, (3, 1, 1))
+        gamma = random.uniform(0.8, 1.25)
+        changed: F32 = np.clip(np.power(pictures, gamma) * gain, 0, 1).astype(np.float32)
+        if random.random() < self.settings.soft_share:
+            # A person filmed from afar: the window holds fewer pixels than it has room for.
+            given = torch.from_numpy(changed)
+            small = F.interpolate(given, scale_factor=random.uniform(0.4, 0.9), mode="area")
+            changed = F.interpolate(small, changed.shape[2:], mode="bicubic").clamp(0, 1).numpy()
+        return changed
+
+    def _landmarks(self, clip: Clip, picked: np.ndarray, random: np.random.Generator) -> F32:
+        """Crop landmarks float32 [n, K, 2] of some crops, disturbed as much as a detector is unsure."""
+        points = crop_points(self.arrays[clip.name], picked)
+        whole = random.normal(0, self.settings.landmark_shift_px, (len(points), 1, 2))
+        each = random.normal(0, self.settings.landmark_noise_px, points.shape)
+        return (points + whole + each).astype(np.float32)
+
+    def draw(self, random: np.random.Generator) -> AppearanceBatch:
+        """One batch."""
+        parts = [self._draw_clip(random) for _ in range(self.settings.clips)]
+        references, *rest, mouths = zip(*parts, strict=True)
+        return AppearanceBatch(
+            torch.from_numpy(np.ascontiguousarray(np.stack(references))),
+            *(torch.from_numpy(np.ascontiguousarray(np.concatenate(x))) for x in rest),
+            torch.from_numpy(np.concatenate(mouths)).long(),
+        )
+
+    def _draw_clip(self, random: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """What one clip gives to a batch: the fields of ``AppearanceBatch``, in order."""
+        clip, box = self._clip(random), self.box
+        rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
+        target_index, reference_index = self.pick(clip, random)
+        index = np.concatenate([reference_index, target_index])
+        pictures = self.crops[clip.name][index][:, rows, columns]
+        pictures = self._look(clip, pictures.transpose(0, 3, 1, 2).astype(np.float32) / 255, random)
+        points = self._landmarks(clip, index, random)
+        given, wanted = points[:REFERENCES], points[REFERENCES:]
+        drawn = np.stack([draw_landmarks(p, self.layout) for p in wanted])[:, :, rows, columns]
+        flows = np.zeros((len(wanted), REFERENCES, 2, *flow_shape()), np.float32)
+        if self.needs_flow:
+            flows = np.stack([reference_flows(p, given, self.layout) for p in wanted])
+        mouths = wanted[:, self.lip_centre].mean(axis=1)
+        weight = self._weight(mouths)
+        mouths -= (box.left, box.top)
+        if self.settings.flip and clip.source != "actors" and random.random() < 0.5:
+            pictures, drawn, weight, flows = (x[..., ::-1] for x in (pictures, drawn, weight, flows))
+            flows = flows * np.array([-1, 1], np.float32)[:, None, None]
+            mouths[:, 0] = box.right - box.left - mouths[:, 0]
+        return pictures[:REFERENCES], pictures[REFERENCES:], drawn, flows, weight, mouths
+
+    def _weight(self, mouths: F32) -> F32:
+        """Weight of every pixel, float32 [n, 1, H, W]; mouths: centres in the crop [n, 2]."""
+        box, settings = self.box, self.settings
+        rows, columns = np.mgrid[box.top : box.bottom, box.left : box.right] + 0.5
+        squares = [((columns - x) / MOUTH_COLUMNS) ** 2 + ((rows - y) / MOUTH_ROWS) ** 2 for x, y in mouths]
+        near = np.exp(-0.5 * np.stack(squares))
+        hidden = hidden_mask()[box.top : box.bottom, box.left : box.right]
+        inside = settings.outside_weight + (1 - settings.outside_weight) * hidden
+        weight: F32 = (inside * (1 + settings.mouth_weight * near)).astype(np.float32)[:, None]
+        return weight
+
+
+def _small_arrays(clip: Clip) -> dict[str, np.ndarray]:
+    """What drawing needs of a clip's arrays; raises ``BadInput`` for a damaged clip."""
+    try:
+        arrays = clip.arrays()
+        return {name: arrays[name] for name in ("points", "matrices", "picked", "opening")}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        line = f"{clip.name} is damaged: delete it and run training.prepare again ({error})"
+        raise BadInput(line) from error
