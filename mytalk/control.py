@@ -101,7 +101,7 @@ def look_at(path: Path, layout: Layout) -> SeenFace:
             raise
         track = track_face(points, landmarks, layout, str(path))
         matrices = crop_matrices(track.poses)
-        picked = list(dict.fromkeys(pick_references(track)))
+        picked = list(dict.fromkeys(pick_references(track, layout)))
         lip_points = track_crop_landmarks(track, picked, matrices)
         rest = track.rest
     matrices[:, 0] /= aspect

@@ -59,8 +59,9 @@ class Track:
             present=self.present[half],
             poses=self.poses.select(half),
             opening=self.opening[half],
+            width=self.face.width[half],
         )
-        return list(pick_references(part))
+        return list(pick_references(part, load_layout()))
 
 
 def detect(pictures: Iterable[Picture], what: str, face: FaceChoice) -> F32:
