@@ -28,9 +28,10 @@ NICE = 10
 MB = 1 << 20
 REPORT_EVERY_S = 0.2
 # Containers of cameras, phones, editors and pictures; none that names other files or addresses (playlists).
+# image2 is what a picture is by its name; the patterns it knows cannot stand in the name of an upload.
 DEMUXERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,gif,mxf,h264,hevc,ivf,"
-    "png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+    "image2,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"
 )
 
 

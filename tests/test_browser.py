@@ -364,7 +364,7 @@ def test_an_upload_that_cannot_be_used_is_told_in_one_line(
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     until(lambda: page.is_visible("#upload-error"), "the refusal")
-    assert "no video, picture or actor package" in page.inner_text("#upload-error")
+    assert page.inner_text("#upload-error") == "This is no video, picture or actor package."
     assert page.is_enabled("#upload-go")
     page.evaluate("document.querySelector('#upload-error').textContent = ''")
     page.evaluate(

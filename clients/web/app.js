@@ -107,7 +107,7 @@ async function loadActors(wish) {
   const chosen = [wish, chosenActor(), first, actors[0]?.name].find((name) => actors.some((a) => a.name === name));
   list.append(...actors.map((actor) => actorCard(actor, actor.name === chosen)));
   ($("actor-list") ?? $("actors-empty")).replaceWith(list);
-  list.querySelector(":checked")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  list.querySelector(":checked")?.scrollIntoView({ block: "nearest", inline: "center" });
   showPortrait();
 }
 

@@ -24,6 +24,12 @@ export function nameFor(title, taken) {
   return name;
 }
 
+function explain(problem) {
+  if (problem.code === "several_faces") return "Several people are in view. Say above whose face it is, and try again.";
+  const told = problem.details?.message; // a sentence of the server's, without a capital and a full stop
+  return told ? `${told[0].toUpperCase()}${told.slice(1)}.` : problem instanceof Problem ? problem.message : String(problem);
+}
+
 export class UploadPanel {
   /** on.taken(): names that are in use; on.added(name): an actor is ready. */
   constructor(on) {
@@ -112,12 +118,17 @@ export class UploadPanel {
       this.clear();
       this.on.added(name, title);
     } catch (problem) {
-      if (problem.code !== "cancelled") this.complain(problem instanceof Problem ? problem.message : String(problem));
-      if (WHOSE.includes(problem.code)) $("face-field").hidden = false;
+      if (problem.code !== "cancelled") this.complain(explain(problem));
+      if (WHOSE.includes(problem.code)) this.askWhose();
     } finally {
       this.running = null;
       this.busy(false);
     }
+  }
+
+  askWhose() {
+    $("face-field").hidden = false;
+    if ($("face").value === "only") $("face").value = "largest";
   }
 
   stage({ stage, done = 0, total = 0 }) {
