@@ -13,6 +13,8 @@ from mytalk.models.conformer import rotary_tables  # noqa: E402
 from mytalk.models.feature_audio import FeatureAudioEncoder  # noqa: E402
 from mytalk.models.motion import MotionModel  # noqa: E402
 from mytalk.models.motion_config import CONDITIONS, MotionConfig  # noqa: E402
+from mytalk.models.sizes import BASE, PAPER  # noqa: E402
+from mytalk.models.streaming import StreamingHop, initial_state  # noqa: E402
 from mytalk.models.two_copies import denoise_two_copies, two_copy_mask  # noqa: E402
 
 CAUSAL = MotionConfig(
@@ -201,3 +203,56 @@ def test_a_frame_sees_no_further_back_than_the_window():
 def test_impossible_combinations_are_refused(changes, message):
     with pytest.raises(BadInput, match=message):
         replace(CAUSAL, **changes)
+
+
+def test_a_base_like_model_streams_through_the_one_hop_graph():
+    """A hop on an empty memory = sampling its frames by themselves."""
+    config = replace(
+        BASE.motion,
+        dim=32,
+        heads=2,
+        layers=2,
+        hidden=32,
+        audio_dim=32,
+        audio_heads=2,
+        audio_layers=1,
+        audio_hidden=32,
+        window=6,
+        tokens=3,
+    )
+    model = make(config)
+    model.basis.copy_(torch.randn_like(model.basis))
+    noise, _, upper, identity = inputs(config, config.tokens)
+    mel = torch.randn(1, config.mel_frames, config.mels) - 6
+    rotary, count = tables(config, config.tokens), torch.tensor([config.tokens])
+    given, none = torch.zeros(1, config.tokens, config.compact * 3), torch.zeros(1)
+    nothing = torch.tensor([0])
+    made, keys, _, conv = StreamingHop(model, steps=2)(
+        mel, upper, identity, noise, *rotary, *initial_state(config), nothing, count, count, given, none
+    )
+    mask = everything(config.tokens)
+    alone = model.sample(noise, model.audio(mel), upper, identity, rotary, mask, None, 2)
+    torch.testing.assert_close(made, model.to_displacement(alone), atol=1e-4, rtol=1e-4)
+    assert keys[:, :, -config.tokens :].any()
+    assert conv.shape == (1, 2, config.kernel - 1, 32)
+
+
+def test_paper_size_shapes_on_the_meta_device():
+    """A forward pass of the full motion model: 250 frames, nothing allocated."""
+    with torch.device("meta"):
+        model = MotionModel(PAPER.motion).eval()
+        frames = 250
+        speech = model.audio(torch.zeros(2, 2 * frames, 768))
+        made, keys, _, _ = model.denoiser(
+            torch.zeros(2, frames, 822),
+            torch.zeros(2, frames),
+            speech,
+            torch.zeros(2, frames, 516),
+            torch.zeros(2, 512),
+            tables(PAPER.motion, frames),
+            everything(frames),
+        )
+        moved = model.to_displacement(made)
+    assert speech.shape == (2, frames, 512)
+    assert keys.shape == (2, 12, frames, 768)
+    assert moved.shape == (2, frames, 411 * 2)

@@ -134,3 +134,17 @@ def test_discriminator_judges_patches_and_trains():
         optimiser.step()
     verdict = judge(torch.cat([real, made]))
     assert verdict[:2].mean() > verdict[2:].mean()
+
+
+def test_paper_size_shapes_on_the_meta_device():
+    """Full width, 256 and 512 pixels: latents at a quarter of the side, 3 channels; nothing allocated."""
+    for pixels in (256, 512):
+        with torch.device("meta"):
+            model = PaperAppearance(AutoencoderConfig(picture=pixels), torch.zeros(pixels, pixels)).eval()
+            pictures = torch.zeros(1, 3, pixels, pixels)
+            lips = model.encode_lips(pictures[:, None].expand(-1, 3, -1, -1, -1))[0]
+            latents = model.latent(lips, model.encode_face(pictures)[0])
+            made = model.decode(pictures, latents)
+        assert lips.shape == (1, 9, pixels // 4, pixels // 4)
+        assert latents.shape == (1, 3, pixels // 4, pixels // 4)
+        assert made.shape == pictures.shape

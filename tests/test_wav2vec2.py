@@ -12,6 +12,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed (make test i
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (the train extra)")
 
 from mytalk.errors import BadInput  # noqa: E402
+from mytalk.models.feature_audio import FeatureAudioEncoder  # noqa: E402
+from mytalk.models.motion_config import MotionConfig  # noqa: E402
 from mytalk.models.wav2vec2 import Wav2Vec2Config, load_wav2vec2  # noqa: E402
 from mytalk.speech_encoder import encode_all  # noqa: E402
 
@@ -97,6 +99,42 @@ def test_a_layer_can_be_chosen(where):
     last, second = (encode_all(load_wav2vec2(small(where, layer=layer)), samples) for layer in (-1, 2))
     np.testing.assert_array_equal(last, second)
     assert not np.array_equal(last, encode_all(load_wav2vec2(small(where, layer=0)), samples))
+
+
+def audio_encoder(**changes):
+    torch.manual_seed(1)
+    config = MotionConfig(
+        speech="wav2vec2", speech_width=16, audio_dim=8, audio_heads=2, audio_hidden=8, audio_kernel=3
+    )
+    return FeatureAudioEncoder(replace(config, audio_causal=False, audio_band=0, **changes)).eval()
+
+
+def test_the_papers_audio_encoder_streams_in_the_same_chunks(where):
+    encoder, samples = load_wav2vec2(small(where), audio_encoder()), sound(6_400)
+    assert (encoder.width, encoder.samples_per_frame, encoder.hop_frames) == (8, 640, 2)
+    assert encoder.delay_s == pytest.approx(0.04 + 2 * 0.02)
+    whole = encode_all(encoder, samples)
+    assert whole.shape == (10, 8)
+    state, parts = encoder.initial(), []
+    for start in range(0, len(samples), 997):
+        state, frames = encoder.encode(state, samples[start : start + 997])
+        parts.append(frames)
+    np.testing.assert_array_equal(np.concatenate([*parts, encoder.finish(state)]), whole)
+    assert np.abs(np.diff(whole, axis=0)).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "message"),
+    [
+        ({"audio_band": 4}, {}, "needs no chunks"),
+        ({"speech_width": 12}, {}, "gives 16 features, not 12"),
+        ({}, {"hop_frames": 3}, "even numbers"),
+    ],
+)
+def test_an_audio_encoder_that_does_not_fit_is_refused(where, changes, settings, message):
+    encoder = FeatureAudioEncoder(replace(audio_encoder().config, **changes))
+    with pytest.raises(BadInput, match=message):
+        load_wav2vec2(small(where, **settings), encoder)
 
 
 def test_what_cannot_be_had_is_told_in_one_line(where, tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from torch import nn
 
 from mytalk.clock import ANALYSIS_RATE
 from mytalk.errors import BadInput
+from mytalk.models.feature_audio import FeatureAudioEncoder
+from mytalk.models.motion_config import AUDIO_PER_FRAME
 from mytalk.speech_encoder import FixedContextEncoder
 from mytalk.types import F32
 
@@ -57,10 +59,13 @@ def _load(where: str) -> nn.Module:
 
 
 class _Run:
-    """One stretch of sound → features of its middle; holds the network, changes nothing."""
+    """One stretch of sound → features of its middle; holds the networks, changes nothing."""
 
-    def __init__(self, model: Any, config: Wav2Vec2Config, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, config: Wav2Vec2Config, audio: FeatureAudioEncoder | None, device: torch.device
+    ) -> None:
         self.model = model.eval().requires_grad_(False).to(device)
+        self.audio = None if audio is None else audio.eval().to(device)
         self.config, self.device = config, device
 
     @torch.inference_mode()
@@ -69,13 +74,33 @@ class _Run:
         normal = (stretch - stretch.mean()) / np.sqrt(stretch.var() + 1e-7)
         given = torch.from_numpy(normal.astype(np.float32))[None].to(self.device)
         hidden = self.model(given, output_hidden_states=True).hidden_states[self.config.layer][0]
-        first = self.config.left_frames
-        features: F32 = hidden[first : first + self.config.hop_frames].float().cpu().numpy()
+        first, count = self.config.left_frames, self.config.hop_frames
+        if self.audio is not None:
+            frames = self.config.left_frames + self.config.hop_frames + self.config.right_frames
+            hidden = self.audio(hidden[None, : frames // 2 * 2])[0]
+            first, count = first // 2, count // 2
+        features: F32 = hidden[first : first + count].float().cpu().numpy()
         return features
 
 
-def load_wav2vec2(config: Wav2Vec2Config, device: torch.device | str = "cpu") -> FixedContextEncoder:
+def _check_audio(audio: FeatureAudioEncoder, config: Wav2Vec2Config, width: int) -> None:
+    if audio.config.audio_band:
+        raise BadInput("an audio encoder with a finite band needs no chunks; give it the features")
+    if audio.config.speech_width != width:
+        raise BadInput(f"{config.where}: gives {width} features, not {audio.config.speech_width}")
+    if config.hop_frames % AUDIO_PER_FRAME or config.left_frames % AUDIO_PER_FRAME:
+        raise BadInput("hop and left context must be whole video frames: even numbers of features")
+
+
+def load_wav2vec2(
+    config: Wav2Vec2Config,
+    audio: FeatureAudioEncoder | None = None,
+    device: torch.device | str = "cpu",
+) -> FixedContextEncoder:
     """The encoder: features float32 [n, width] at 50 Hz; ``width`` is the model's (768 for base).
+
+    With ``audio``, a motion model's encoder with ``audio_band`` 0 (the paper's, which hears all it is given),
+    its features at 25 Hz, from the same stretch of sound: what the denoiser takes, streamed.
 
     Raises ``BadInput``, in one line, where transformers or the model cannot be had, or where it is none that
     works at 16 kHz and 50 Hz.
@@ -89,11 +114,14 @@ def load_wav2vec2(config: Wav2Vec2Config, device: torch.device | str = "cpu") ->
         raise BadInput(f"{config.where}: has {shape.num_hidden_layers} layers, not {config.layer}")
     if config.right_frames < 1:
         raise BadInput("wav2vec2 needs a right context of at least one frame")
+    together = 1 if audio is None else AUDIO_PER_FRAME
+    if audio is not None:
+        _check_audio(audio, config, int(shape.hidden_size))
     return FixedContextEncoder(
-        run=_Run(model, config, torch.device(device)),
-        width=int(shape.hidden_size),
-        samples_per_frame=SAMPLES_PER_FRAME,
-        hop_frames=config.hop_frames,
+        run=_Run(model, config, audio, torch.device(device)),
+        width=int(shape.hidden_size) if audio is None else audio.config.audio_dim,
+        samples_per_frame=SAMPLES_PER_FRAME * together,
+        hop_frames=config.hop_frames // together,
         left_samples=config.left_frames * SAMPLES_PER_FRAME,
         right_samples=config.right_frames * SAMPLES_PER_FRAME,
     )
