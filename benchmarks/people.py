@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import sys
 import time
@@ -32,6 +31,7 @@ from mytalk.landmarks.normalise import CROP, crop_matrices
 from mytalk.media import probe_video, read_frames, read_speech
 from mytalk.picture import Picture
 from mytalk.spool import Spool
+from mytalk.timeline import source_frame
 from mytalk.types import F32, U8
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".png", ".jpg")
@@ -51,13 +51,25 @@ class Run:
     peak_mib: float
 
 
+# The command as a user gives it, and then the most memory that the process held.
+CHILD = """
+import pathlib, re, runpy, sys
+peak = pathlib.Path(sys.argv.pop(1))
+try:
+    runpy.run_module("mytalk", run_name="__main__", alter_sys=True)
+finally:
+    status = pathlib.Path("/proc/self/status").read_text()
+    peak.write_text(re.search(r"VmHWM:\\s*(\\d+)", status)[1])
+"""
+
+
 def run_command(arguments: Sequence[str], log: Path) -> Run:
     """Run ``python -m mytalk`` with arguments; its output goes to ``log``."""
-    begin = time.monotonic()
+    begin, peak = time.monotonic(), log.with_suffix(".peak")
     with log.open("wb") as out:
         child = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "mytalk", *arguments],
+            [sys.executable, "-c", CHILD, str(peak), *arguments],
             os.environ | {"PYTHONPATH": str(ROOT)},
             file_actions=[(os.POSIX_SPAWN_DUP2, out.fileno(), 1), (os.POSIX_SPAWN_DUP2, out.fileno(), 2)],
         )
@@ -68,12 +80,8 @@ def run_command(arguments: Sequence[str], log: Path) -> Run:
         lines[-1] if lines else "",
         round(time.monotonic() - begin, 1),
         round(usage.ru_utime + usage.ru_stime, 1),
-        round(_peak_mib(usage), 1),
+        round(int(peak.read_text()) / 1024, 1),
     )
-
-
-def _peak_mib(usage: resource.struct_rusage) -> float:
-    return usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024 * 1024)
 
 
 def cut_speech(speech: Path, seconds: float, out: Path) -> Path:
@@ -121,9 +129,9 @@ def sheet(video: Path, dubbed: Path, choice: FaceChoice, title: str) -> Image.Im
     side = 2 * CROP
     out = Image.new("RGB", (side * MOMENTS, LABEL_PX + CROP + 2 * side), (32, 32, 32))
     ImageDraw.Draw(out).text((4, 3), title, fill=(255, 255, 255))
-    originals = {n: p for n, p in enumerate(islice(read_frames(video, info=info), last + 1))}
-    for column, (number, picture) in enumerate(shown):
-        source = number if number < frames else (2 * frames - 2 - number) % max(1, frames)
+    sources = [source_frame(number, frames) for number, _ in shown]
+    originals = {n: p for n, p in enumerate(read_frames(video, info=info)) if n in sources}
+    for column, ((_, picture), source) in enumerate(zip(shown, sources, strict=True)):
         left = column * side
         out.paste(_cell(picture.rgb(), (side, CROP)), (left, LABEL_PX))
         for row, (face, big) in enumerate(
@@ -177,8 +185,8 @@ def _columns(run: dict[str, Any] | None) -> str:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    head = f"  {'':>4} {'wall s':>7} {'cpu s':>7} {'MiB':>6}"
-    lines = [f"{'clip':34}{head.replace('    ', ' dub', 1)}{head.replace('    ', 'made', 1)}"]
+    heads = [f"  {name:>4} {'wall s':>7} {'cpu s':>7} {'MiB':>6}" for name in ("dub", "made")]
+    lines = [f"{'clip':34}{''.join(heads)}"]
     for row in rows:
         runs = (row["dub"], row.get("actor"))
         bad = next((run["says"] for run in runs if run is not None and run["status"] != 0), "")

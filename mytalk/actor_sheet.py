@@ -53,6 +53,8 @@ def contact_sheet(actor: Actor, renderer: Renderer | None = None) -> U8:
         )
         image = draw_landmarks(points, actor.layout)
         drawn.append(np.maximum(face * 0.6, image.transpose(1, 2, 0) * 255).astype(np.uint8))
+    order = motion.order
+    wrap = [int(order[n % len(order)]) for n in (-2, -1, 0, 1)]
     rows = [
         _row(
             f"{card.name}: {card.title}; frames {moments} of {card.frames}",
@@ -62,6 +64,7 @@ def contact_sheet(actor: Actor, renderer: Renderer | None = None) -> U8:
         _row("what the encoder sees of them (grey is hidden)", masked),
         _row("landmarks drawn over them", drawn),
         _row("lip references: closed, half open, open", list(actor.references.pictures)),
+        _row(f"where the loop closes: frames {wrap}", [_fit(frames[i]) for i in wrap]),
     ]
     if renderer is not None:
         specs = tuple(FrameSpec(i, None) for i in moments)

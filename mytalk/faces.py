@@ -27,7 +27,7 @@ from mytalk.landmarks.normalise import (
 from mytalk.spool import Spool
 from mytalk.types import F32
 
-MIN_EYES_PX = 20.0  # distance between the eyes below which there are too few pixels to make lips from
+MIN_EYES_PX = 16.0  # distance between the eyes below which there are too few pixels to make lips from
 MAX_GAP_FRAMES = 5  # a face missing for so long at most is interpolated
 CUT_JUMP = 0.5  # a face that moves by so much of its height in one frame was cut, not moved
 BLOCK = 256  # frames in memory at a time
@@ -184,7 +184,8 @@ def track_face(points: Spool, landmarks: Spool, layout: Layout, what: str) -> Fa
     eyes_px = float(np.median(fitted.scale))
     if eyes_px < MIN_EYES_PX:
         raise BadInput(
-            f"{what}: the face is too small: {eyes_px:.0f} pixels between the eyes, not {MIN_EYES_PX:.0f}",
+            f"{what}: the face is too small: {eyes_px:.0f} pixels between the eyes,"
+            f" at least {MIN_EYES_PX:.0f} are needed",
             "face_too_small",
         )
     place = np.cumsum(present) - 1
