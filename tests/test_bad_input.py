@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from mytalk.__main__ import main
-from mytalk.actor import FORMAT
 from mytalk.media import read_at_rate
 from tests.fakes import voice
 from tests.small_actor import RATE, TALKING_FACE, small_pictures, write_small_actor, write_video
