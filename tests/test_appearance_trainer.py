@@ -15,7 +15,14 @@ from mytalk.landmarks.layout import load_layout  # noqa: E402
 from mytalk.models.autoencoder import AutoencoderConfig  # noqa: E402
 from mytalk.models.sizes import BASE, TINY  # noqa: E402
 from tests.prepared_data import write_data  # noqa: E402
-from training.appearance import AppearanceLoss, AppearanceRun, AppearanceTask, mouth_patches, sized  # noqa: E402
+from training.appearance import (  # noqa: E402
+    AppearanceLoss,
+    AppearanceRun,
+    AppearanceTask,
+    mouth_patches,
+    sized,
+    texture_loss,
+)
 from training.appearance_data import WINDOW, AppearanceBatches, AppearanceDraw  # noqa: E402
 from training.data import list_clips  # noqa: E402
 
@@ -123,3 +130,14 @@ def test_patches_lie_inside_the_picture_around_the_mouth():
     assert torch.equal(patches[0], pictures[0, :, 6:14, 11:19])
     assert torch.equal(patches[1], pictures[1, :, 0:8, 22:30])
     assert mouth_patches(pictures, torch.zeros(2, 2), 0) is pictures
+
+
+def test_the_texture_loss_wants_as_much_detail_as_there_is_and_not_its_place(clips):
+    batch = task_of(clips).draw(np.random.default_rng(0))
+    grain = 0.2 * torch.rand_like(batch.targets)
+    true = batch._replace(targets=batch.targets.clamp(0.2, 0.6) + grain)
+    moved = true.targets - grain + grain.roll(1, dims=-1)  # the same grain, elsewhere
+    smooth = true.targets - grain + grain.mean()
+    assert float(texture_loss(true.targets, true)) == 0
+    assert float(texture_loss(moved, true)) < 0.2 * float(texture_loss(smooth, true))
+    assert float((moved - true.targets).abs().mean()) > float((smooth - true.targets).abs().mean())
