@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -205,3 +207,33 @@ def test_an_error_in_a_batch_is_raised_and_the_threads_end():
     with pytest.raises(MyTalkError, match="clip x is damaged"), Feed(make, 1, 0, 0, 2) as feed:
         feed.take()
     assert feed.pool._shutdown
+
+
+def test_a_damaged_clip_is_named(data, tmp_path, capsys):
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    clip = next((copy / "clips").glob("*a_0001.npz"))
+    clip.write_bytes(clip.read_bytes()[:1000])
+    (tmp_path / "run.toml").write_text("")
+    assert identity.main(identity_arguments(copy, tmp_path)) == 1
+    assert "synthetic__a_0001 is damaged" in capsys.readouterr().err
+
+
+def test_asked_to_stop_it_ends_with_a_checkpoint(data, tmp_path):
+    (tmp_path / "run.toml").write_text("batch = 8\n[runner]\nsteps = 1000000\nprecision = '32-true'\n")
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # a signal that comes too early must not end the tests
+    try:
+        timer.start()
+        assert identity.main(identity_arguments(data, tmp_path)) == 0
+    finally:
+        timer.join()
+        signal.signal(signal.SIGTERM, before)
+    assert 0 < load_checkpoint(tmp_path / "last.pt")["step"] < 1000000
+
+
+def test_minutes_end_a_run_early(data, tmp_path):
+    (tmp_path / "run.toml").write_text("batch = 8\n[runner]\nsteps = 1000000\nprecision = '32-true'\n")
+    assert identity.main([*identity_arguments(data, tmp_path), "--minutes", "0.005"]) == 0
+    assert 0 < load_checkpoint(tmp_path / "last.pt")["step"] < 1000000
