@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.quality import QualityError, groups_of, main
+from mytalk.media import read_at_rate, read_speech
+from tests.small_actor import RATE, write_video
 
 FIXTURE = Path(__file__).parent / "data" / "talking_face.mp4"
 
@@ -30,7 +33,8 @@ def test_only_unseen_people_are_taken(tmp_path):
 def test_one_group_is_measured_and_recorded(tmp_path, capfd):
     pytest.importorskip("mediapipe", reason="MediaPipe is not installed (make test installs it)")
     pytest.importorskip("torchmetrics", reason="torchmetrics is not installed (make test installs it)")
-    shutil.copy(FIXTURE, tmp_path / "clip.mp4")
+    sound = np.concatenate(list(read_speech(FIXTURE, 48_000)))[:48_000]
+    write_video(tmp_path / "clip.mp4", list(islice(read_at_rate(FIXTURE, RATE), 25)), sound=sound)
     out = tmp_path / "quality.json"
     arguments = ["--group", f"own={tmp_path}", "--modes", "appearance", "--json", str(out)]
     assert main(arguments) == 0
