@@ -30,6 +30,9 @@ REFERENCES = 3
 NEAR_ROWS = (FLOW_ROWS[0] - WINDOW_ROWS[0], FLOW_ROWS[1] - WINDOW_ROWS[0])
 NEAR_COLUMNS = (FLOW_COLUMNS[0] - WINDOW_COLUMNS[0], FLOW_COLUMNS[1] - WINDOW_COLUMNS[0])
 FLOW_UNIT_PX = 4.0  # crop pixels in a unit of the decoder's correction of the flow
+FLOW_SCALE_PX = 8.0  # what a flow is divided by before a network sees it
+FLOW_WIDTH = 32
+LOGIT_GAIN = 2.0  # learns decisions between references faster than the rest of the network
 FADE_PX = 12  # the warped neighbourhood fades into the base over so many pixels, so that its edge is not seen
 BASE_CHANNELS = 3 * STRIDE * STRIDE  # the base window, folded to latent size
 
@@ -155,8 +158,9 @@ class FusionNet(nn.Module):
 class Warp(nn.Module):
     """Takes the mouth's neighbourhood from the references: features → RGB [B, 3, 144, 144].
 
-    ``head`` corrects the flow of each reference and weighs the warped references and the base against each
-    other, all at latent resolution.
+    Two heads correct the flow of each reference and weigh the warped references and the base against each
+    other, at latent resolution. ``by_flow`` sees the flows: where one stretches, its reference has nothing
+    to show, as a closed mouth has no teeth.
     """
 
     grid: Tensor
@@ -167,6 +171,9 @@ class Warp(nn.Module):
         super().__init__()
         self.head = nn.Conv2d(width, 3 * REFERENCES + 1, 3, 1, 1)
         nn.init.zeros_(self.head.weight)  # training starts from the landmarks' flow
+        last = nn.Conv2d(FLOW_WIDTH, 3 * REFERENCES + 1, 3, 1, 1)
+        nn.init.zeros_(last.weight)
+        self.by_flow = nn.Sequential(ConvRelu(width + 2 * REFERENCES, FLOW_WIDTH), last)
         (top, bottom), (left, right) = NEAR_ROWS, NEAR_COLUMNS
         rows = torch.arange(top * STRIDE, bottom * STRIDE) + 0.5
         columns = torch.arange(left * STRIDE, right * STRIDE) + 0.5
@@ -190,7 +197,8 @@ class Warp(nn.Module):
         [B, 3, 2, 36, 36], crop pixels.
         """
         (top, bottom), (left, right) = NEAR_ROWS, NEAR_COLUMNS
-        given = self.head(features)[..., top:bottom, left:right].float()
+        seen = torch.cat([features[..., top:bottom, left:right], flows.flatten(1, 2) / FLOW_SCALE_PX], dim=1)
+        given = (self.head(features)[..., top:bottom, left:right] + LOGIT_GAIN * self.by_flow(seen)).float()
         flow = flows + FLOW_UNIT_PX * given[:, : 2 * REFERENCES].unflatten(1, (REFERENCES, 2))
         where = self.grid + _finer((flow * self.unit).flatten(0, 1)).permute(0, 2, 3, 1)
         warped = F.grid_sample(
