@@ -134,7 +134,8 @@ def layout(ablation: Ablation, ours: list[dict[str, Any]]) -> Table:
         title=ablation.table, caption="published: the paper's own clips and weights; not ours to compare by"
     )
     for heading in ("Method", "", *ablation.columns):
-        table.add_column(heading, justify="left" if heading in ("Method", "") else "right")
+        side = "left" if heading in ("Method", "") else "right"
+        table.add_column(heading, justify=side, overflow="fold")  # whole names on narrow terminals, too
 
     def cell(figures: dict[str, Any], key: str) -> str:
         value = figures.get(key)
