@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -386,7 +385,7 @@ def test_a_hop_must_fit_the_engine() -> None:
 def test_the_seed_alone_changes_the_noise() -> None:
     noises = []
     for seed in (1, 1, 2):
-        pump = make_pump(replace(SessionConfig()), seed=seed)
+        pump = make_pump(seed=seed)
         push(pump, voice(0.5))
         job = pump.session.next_job()
         assert isinstance(job, MotionJob)
