@@ -32,7 +32,7 @@ NEAR_COLUMNS = (FLOW_COLUMNS[0] - WINDOW_COLUMNS[0], FLOW_COLUMNS[1] - WINDOW_CO
 FLOW_UNIT_PX = 4.0  # crop pixels in a unit of the decoder's correction of the flow
 FLOW_SCALE_PX = 8.0  # what a flow is divided by before a network sees it
 FLOW_WIDTH = 32
-LOGIT_GAIN = 2.0  # learns decisions between references faster than the rest of the network
+LOGIT_GAIN = 6.0  # learns decisions between references faster than the rest of the network
 FADE_PX = 12  # the warped neighbourhood fades into the base over so many pixels, so that its edge is not seen
 BASE_CHANNELS = 3 * STRIDE * STRIDE  # the base window, folded to latent size
 
