@@ -187,8 +187,6 @@ class OnnxEngine:
             "references": references,
             "flows": flows,
         }
-        known = {node.name for node in self._graphs["decode"].get_inputs()}
-        inputs = {name: array for name, array in inputs.items() if name in known}
         pictures: U8 = self._run("decode", inputs)[0]
         return pictures
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -61,12 +64,34 @@ class FaceBox:
 
 def _solutions() -> Any:
     try:
-        from mediapipe.python.solutions import face_detection, face_mesh
+        with _interrupts_wait():
+            from mediapipe.python.solutions import face_detection, face_mesh
     except ImportError as error:
         raise EngineFailed(
             "finding faces needs MediaPipe: run `make actors` (and Debian's libgl1, libglib2.0-0 are needed)"
         ) from error
     return face_detection, face_mesh
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block is over.
+
+    While compiled modules are imported, an interrupt gets lost or becomes some other error.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    kinds = [kind for kind in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(kind) is not None]
+    before = [signal.signal(kind, lambda number, _: arrived.append(number)) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+    for number in arrived:
+        signal.raise_signal(number)
 
 
 def _check(picture: npt.NDArray[np.uint8]) -> None:
