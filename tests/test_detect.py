@@ -10,7 +10,7 @@ from mytalk.landmarks.detect import FaceBox, _interrupts_wait
 def test_an_interrupt_waits_until_the_import_is_over() -> None:
     done = False
     handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), _interrupts_wait():
+    with pytest.raises(KeyboardInterrupt), _interrupts_wait():  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
         done = True
     assert done
