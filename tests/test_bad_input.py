@@ -25,7 +25,8 @@ from tests.test_dub import write_wav
 ROOT = Path(__file__).parents[1]
 # As `python -m mytalk`, with the tests' engine, and optionally with a disk that fills up.
 PROGRAM = """
-import resource, sys
+import resource, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 limit = int(sys.argv[1])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
