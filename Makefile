@@ -80,7 +80,7 @@ $(ACTORS_READY): $(SERVE_READY)
 # From an index of its own torch comes alone (--no-deps): what it needs is taken, pinned, from the usual place after it.
 $(TEST_READY): pyproject.toml constraints.txt
 	$(call new_environment,$(TEST_VENV))
-	@echo 'Setting up $(TEST_VENV), 2.5 GB with the CPU build of torch (CUDA: 6.2 GB); once, some minutes ...'
+	@echo 'Setting up $(TEST_VENV), 2.7 GB with the CPU build of torch (CUDA: 6.4 GB); once, some minutes ...'
 	$(if $(TORCH_INDEX),@$(TEST_PYTHON) $(PIP) install --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)')
-	@$(TEST_PYTHON) $(PIP) install -c constraints.txt -e '.[actors,train,dev]' '$(TORCH)'
+	@$(TEST_PYTHON) $(PIP) install -c constraints.txt -e '.[actors,train,openvino,dev]' '$(TORCH)'
 	@touch '$@'

@@ -1,130 +1,149 @@
-"""``python -m export --motion RUN --appearance RUN --out DIR``: trained checkpoints → a served bundle."""
+"""Trained checkpoints → a bundle that engines serve, proved equal to torch; "check DIR" proves it again."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
+import importlib.util
 import shutil
-import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import save_file
+from rich.console import Console
 
-from export.onnx import export_graphs, round_to_half
-from export.parity import MAX_LANDMARK_PX, MIN_INT8_PICTURE_DB, MIN_PICTURE_DB, motion_error_px, picture_db
-from export.quantise import quantise_decoder
-from mytalk.compose import hidden_mask
-from mytalk.errors import MyTalkError
-from mytalk.landmarks.layout import load_layout
-from mytalk.models.appearance import AppearanceConfig, AppearanceModel
-from mytalk.models.checkpoint import load_checkpoint
-from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmarks
-from mytalk.models.motion import MotionConfig, MotionModel
+from export.bundle import engines_for, load_trained, prove, write_bundle
+from export.parity import (
+    ACTOR,
+    LIMITS,
+    REFERENCE,
+    SPEECH,
+    Material,
+    compare,
+    enforce,
+    load_material,
+    precision_of,
+    refer,
+)
+from mytalk.engines import ENGINES, load_engine
+from mytalk.engines.bundle import read_manifest
+from mytalk.errors import BadInput, EngineFailed, MyTalkError
 
-
-def load_motion(path: Path) -> tuple[MotionModel, torch.nn.Module, dict[str, Any]]:
-    """The averaged motion model and its view of a person (its extractor), from a checkpoint."""
-    saved = load_checkpoint(path)
-    config = MotionConfig(**json.loads(saved["config"]))
-    model = MotionModel(config)
-    model.load_state_dict(saved["average"])
-    sizes = {"points": load_layout().points, "hidden": 256, "embedding": config.identity}
-    sizes |= json.loads(saved.get("identity_config", "{}"))  # runs before 0.2 had one size alone
-    about = IdentityConfig(**sizes)
-    identity = IdentityExtractor(about.points, about.hidden, about.embedding, about.layers)
-    identity.load_state_dict(saved["identity"])
-    told = identity if config.condition == "embed_cross" else KeyLandmarks(identity)
-    return model.eval(), told.eval(), {"step": saved["step"], "minutes": round(saved["minutes"], 1)}
+TARGETS = ("onnx", "openvino", "tensorrt")
 
 
-def load_appearance(path: Path) -> tuple[AppearanceModel, dict[str, Any]]:
-    """The averaged appearance model from a ``training.appearance`` checkpoint."""
-    saved = load_checkpoint(path)
-    model = AppearanceModel(AppearanceConfig(**json.loads(saved["config"])), torch.from_numpy(hidden_mask()))
-    model.load_state_dict(saved["average"])
-    return model.eval(), {"step": saved["step"], "minutes": round(saved["minutes"], 1)}
-
-
-def _commit() -> str:
-    result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
-
-
-def _spec(config: MotionConfig, steps: int, weights_id: str) -> dict[str, Any]:
-    return {
-        "tokens": config.tokens,
-        "mel_frames": config.mel_frames,
-        "mel_right": config.mel_right,
-        "coefficients": config.coefficients,
-        "compact": config.compact,
-        "upper": config.upper,
-        "identity": config.condition_width,
-        "window": config.window,
-        "steps": steps,
-        "weights_id": weights_id,
-    }
-
-
-def _save_half(model: torch.nn.Module, path: Path) -> None:
-    """Weights as float16 safetensors, for tuning and export elsewhere."""
-    save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, str(path))
-
-
-def build(args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Write the bundle into ``folder``; raises ``MyTalkError`` if an engine does not agree with torch."""
-    motion, identity, motion_run = load_motion(args.motion / "last.pt")
-    appearance, appearance_run = load_appearance(args.appearance / "last.pt")
-    for model in (motion, identity, appearance):
-        round_to_half(model)
-    export_graphs(motion, identity, appearance, args.steps, folder)
-    parity = {
-        "landmark_px": motion_error_px(motion, args.steps, folder / "motion.onnx"),
-        "picture_db": picture_db(appearance, folder / "encode.onnx", folder / "decode.onnx"),
-    }
-    if parity["landmark_px"] > MAX_LANDMARK_PX or parity["picture_db"] < MIN_PICTURE_DB:
-        raise MyTalkError(f"ONNX Runtime does not agree with torch, nothing was written: {parity}")
-    if args.calibrate is not None:
-        int8 = quantise_decoder(
-            appearance, folder / "decode.onnx", folder / "decode_int8.onnx", args.calibrate
+def _checkpoints(args: argparse.Namespace) -> tuple[Path, Path]:
+    """The two ``last.pt``: of --motion and --appearance, or of --checkpoint's runs of these names."""
+    motion, appearance = args.motion, args.appearance
+    if args.checkpoint is not None:
+        motion, appearance = (
+            motion or args.checkpoint / "motion",
+            appearance or args.checkpoint / "appearance",
         )
-        parity["int8_picture_db"] = int8
-        if int8 < MIN_INT8_PICTURE_DB:
-            raise MyTalkError(f"int8 is too far from float32, nothing was written: {int8:.1f} dB")
-    for name, model in (("motion", motion), ("identity", identity), ("appearance", appearance)):
-        _save_half(model, folder / f"{name}.safetensors")
-    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
-    graphs = "".join(digest for name, digest in files.items() if name.endswith(".onnx"))
-    config = motion.config
-    manifest = {
-        "format": 1,
-        "spec": _spec(config, args.steps, hashlib.sha256(graphs.encode()).hexdigest()[:16]),
-        "memory": {
-            "layers": config.layers,
-            "dim": config.dim,
-            "heads": config.heads,
-            "kernel": config.kernel,
-        },
-        "configs": {"motion": asdict(config), "appearance": asdict(appearance.config)},
-        "training": {"motion": motion_run, "appearance": appearance_run},
-        "commit": _commit(),
-        "parity": parity,
-        "files": files,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    return parity
+    if motion is None or appearance is None:
+        raise BadInput(
+            "give --checkpoint DIR (with the runs motion and appearance), or --motion and --appearance"
+        )
+    return motion / "last.pt", appearance / "last.pt"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--motion", type=Path, required=True, help="run folder of training.motion")
-    parser.add_argument("--appearance", type=Path, required=True, help="run folder of training.appearance")
+def _check_target(to: str) -> None:
+    if to == "tensorrt":
+        missing = importlib.util.find_spec("torch_tensorrt") is None
+        need = "pip install torch-tensorrt==2.13.0 (TensorRT itself comes from NVIDIA's own index)"
+        raise BadInput(
+            f"--to tensorrt needs torch-tensorrt: {need}"
+            if missing
+            else "--to tensorrt: this version builds no TensorRT engines yet; use onnx or openvino"
+        )
+
+
+def export(args: argparse.Namespace) -> str:
+    """Export as the command line says; returns a line for a person. Nothing is written when parity fails."""
+    _check_target(args.to)
+    motion, appearance = _checkpoints(args)
+    precision = args.precision or ("int8" if args.calibrate is not None else "fp32")
+    engines = engines_for(args.to, precision, args.calibrate is not None)
+    if args.calibrate is not None and "onnx-int8" not in engines:
+        engines.append("onnx-int8")  # the file is in the bundle, so it has to be right
+    material = load_material(args.speech, args.actor)
+    trained = load_trained(motion, appearance)
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=args.out.parent) as temporary:
+            folder = Path(temporary)
+            with Console(stderr=True).status("exporting, some minutes ...") as status:
+                write_bundle(trained, args.steps, args.calibrate, folder)
+                status.update(f"comparing {', '.join(engines)} with {REFERENCE} ...")
+                prove(folder, engines, material)
+            args.out.mkdir(exist_ok=True)
+            for path in folder.iterdir():
+                shutil.move(str(path), args.out / path.name)
+    except OSError as error:
+        raise BadInput(f"{args.out}: cannot be written ({error.strerror})") from error
+    size = sum(path.stat().st_size for path in args.out.iterdir()) / 1e6
+    figures = read_manifest(args.out)["parity"]["engines"]
+    told = [f"{n} {f['landmark_px']:.5f} px {f['picture_db']:.1f} dB" for n, f in figures.items()]
+    return f"{args.out}: {size:.1f} MB; {', '.join(told)}"
+
+
+def check(bundle: Path, engine: str | None, material: Material) -> list[str]:
+    """Lines about every engine of one precision that runs here, or about the one that is named.
+
+    Raises ``MyTalkError`` for the first that is outside its limits, and if the named one cannot run.
+    """
+    read_manifest(bundle)
+    names = [engine] if engine else [n for n in ENGINES if n.rpartition("-")[2] in LIMITS and n != REFERENCE]
+    reference, lines = refer(load_engine(REFERENCE, bundle), material), []
+    for name in names:
+        try:
+            loaded = load_engine(name, bundle)
+        except EngineFailed as error:
+            if engine:
+                raise
+            lines.append(f"{name}: not checked ({error})")
+            continue
+        found = compare(loaded, material, reference)
+        enforce(loaded, found)
+        limit = LIMITS[precision_of(loaded)]
+        lines.append(
+            f"{loaded.name}: landmarks {found.landmark_px:.5f} px (at most {limit.landmark_px}),"
+            f" pictures {found.picture_db:.1f} dB (at least {limit.picture_db})"
+        )
+    return lines
+
+
+def _material_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--speech", type=Path, default=SPEECH, help="parity is measured on this speech (5 s or more)"
+    )
+    parser.add_argument("--actor", type=Path, default=ACTOR, help="and on this actor package's pictures")
+
+
+def _check_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export check", description="Compare a bundle's engines with torch in float32."
+    )
+    parser.add_argument("bundle", type=Path, help="bundle folder")
+    parser.add_argument("--engine", help="this engine alone (default: every one that runs here)")
+    _material_options(parser)
+    return parser
+
+
+def _export_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description=__doc__,
+        epilog="python -m export check DIR [--engine NAME]: compare an exported bundle with torch again",
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="holds the runs motion and appearance")
+    parser.add_argument("--motion", type=Path, help="run folder of training.motion")
+    parser.add_argument("--appearance", type=Path, help="run folder of training.appearance")
+    parser.add_argument("--to", choices=TARGETS, default="onnx", help="runtime to prove (default onnx)")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "int8"),
+        help="of the per-frame decoder (default: int8 with --calibrate, else fp32)",
+    )
     parser.add_argument("--steps", type=int, default=2, help="diffusion steps per hop (default 2)")
     parser.add_argument(
         "--calibrate",
@@ -133,22 +152,22 @@ def main(argv: list[str] | None = None) -> int:
         help="also write an int8 decoder (file of training.calibration)",
     )
     parser.add_argument("--out", type=Path, required=True, help="bundle folder (its model card is kept)")
-    args = parser.parse_args(argv)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    _material_options(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    given = sys.argv[1:] if argv is None else argv
     try:
-        with tempfile.TemporaryDirectory(dir=args.out.parent) as temporary:
-            parity = build(args, Path(temporary))
-            args.out.mkdir(exist_ok=True)
-            for path in Path(temporary).iterdir():
-                shutil.move(str(path), args.out / path.name)
+        if given[:1] == ["check"]:
+            args = _check_parser().parse_args(given[1:])
+            print(*check(args.bundle, args.engine, load_material(args.speech, args.actor)), sep="\n")
+        else:
+            print(export(_export_parser().parse_args(given)))
     except MyTalkError as error:
         print(f"export: {error}", file=sys.stderr)
         return 1
-    size = sum(path.stat().st_size for path in args.out.iterdir()) / 1e6
-    print(
-        f"{args.out}: {size:.1f} MB; "
-        f"landmarks {parity['landmark_px']:.5f} px, pictures {parity['picture_db']:.1f} dB"
-    )
     return 0
 
 

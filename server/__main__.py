@@ -63,9 +63,9 @@ def main(argv: Sequence[str] | None = None, load: Callable[[ServerConfig], Cast]
 
 def load_cast(config: ServerConfig) -> FolderCast:
     """Engine and actors from disk; raises ``MyTalkError`` with one line."""
-    from mytalk.engines import load_engine  # here, so that --help and bad settings answer at once
+    from mytalk.engines import load_lasting_engine  # here, so that --help and bad settings answer at once
 
-    engine = load_engine(config.engine, config.bundle, config.threads)
+    engine = load_lasting_engine(config.engine, config.bundle, config.threads)
     cache = PreparedCache(config.cache, config.cache_mb * MB)
     return FolderCast(engine, config.actors, clock=time.monotonic, cache=cache, uploads=config.uploads.folder)
 

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "mytalk", deadline=None, derandomize=True, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("mytalk")
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of small random models with an int8 decoder; made once, since exporting takes a while."""
+    pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
+    from export.bundle import write_bundle
+    from tests.small_bundle import small_trained, write_calibration
+
+    folder = tmp_path_factory.mktemp("small_bundle")
+    write_bundle(small_trained(), 2, write_calibration(folder.with_suffix(".npz")), folder)
+    return folder

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mytalk.engines import default_bundle, load_engine
-from mytalk.engines.onnx import has_vnni
+from mytalk.engines.bundle import has_vnni
 from mytalk.errors import BadInput, EngineFailed
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import load_layout

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from mytalk.engines.engine import Engine
-from mytalk.errors import BadInput
+from mytalk.engines.fallback import FallbackEngine
+from mytalk.errors import BadInput, EngineFailed
 
 # name → "module:function(bundle, threads) -> Engine"; a module is imported only when its engine is asked for.
 ENGINES = {
     "onnx": "mytalk.engines.onnx:load",  # int8 where the bundle has it and the CPU is fast at it
     "onnx-fp32": "mytalk.engines.onnx:load_fp32",
     "onnx-int8": "mytalk.engines.onnx:load_int8",
+    "openvino": "mytalk.engines.openvino:load",  # int8, bfloat16 or float32, by the CPU
+    "openvino-fp32": "mytalk.engines.openvino:load_fp32",
+    "openvino-bf16": "mytalk.engines.openvino:load_bf16",
+    "openvino-int8": "mytalk.engines.openvino:load_int8",
+    "torch": "mytalk.engines.torch:load",  # bfloat16 on a CUDA card, else float32
+    "torch-fp32": "mytalk.engines.torch:load_fp32",
+    "torch-bf16": "mytalk.engines.torch:load_bf16",
 }
 AUTO = "onnx"
+# Who takes over when an engine fails for good, best first; those that are not installed are passed over.
+STAND_INS = ("onnx", "onnx-fp32", "openvino", "openvino-fp32", "torch-fp32")
+# engine module → what it needs and the extra of pyproject.toml that brings it
+NEEDS = {
+    "mytalk.engines.onnx": ("ONNX Runtime", ""),
+    "mytalk.engines.openvino": ("OpenVINO", "[openvino]"),
+    "mytalk.engines.torch": ("PyTorch", "[train]"),
+}
 
 
 def default_bundle() -> Path:
@@ -26,12 +43,24 @@ def load_engine(name: str, bundle: Path, threads: int | None = None) -> Engine:
     """Load an engine by name, or ``auto``, from an exported bundle.
 
     threads: CPU threads of one inference call, None = all. Raises ``BadInput`` for an unknown name and
-    ``EngineFailed`` when the bundle or the runtime cannot be used.
+    ``EngineFailed`` when the bundle or the runtime cannot be used, or its library is not installed.
     """
     key = AUTO if name == "auto" else name
     if key not in ENGINES:
         raise BadInput(f"unknown engine {name!r}; known: auto, {', '.join(ENGINES)}", "unknown_engine")
     module, function = ENGINES[key].split(":")
-    load = getattr(import_module(module), function)
+    try:
+        load = getattr(import_module(module), function)
+    except ImportError as error:
+        library, extra = NEEDS[module]
+        raise EngineFailed(
+            f"the engine {name} needs {library}: pip install -c constraints.txt -e '.{extra}' ({error})"
+        ) from error
     engine: Engine = load(bundle, threads)
     return engine
+
+
+def load_lasting_engine(name: str, bundle: Path, threads: int | None = None) -> Engine:
+    """``load_engine`` for a server: when it fails in the middle of sessions, another engine takes over."""
+    first = load_engine(name, bundle, threads)
+    return FallbackEngine(first, [partial(load_engine, other, bundle, threads) for other in STAND_INS])

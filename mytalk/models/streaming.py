@@ -52,7 +52,7 @@ class StreamingHop(nn.Module):
         is 1. Returns displacement [B, T, Kc·3] and the next keys, values, conv.
         """
         window, count = self.model.config.window, self.model.config.tokens
-        place, token = torch.arange(window), torch.arange(count)
+        place, token = (torch.arange(size, device=known.device) for size in (window, count))
         filled = place[None] >= window - known[:, None]
         past = (keys, values, conv)
         own = token[None] < tokens[:, None]
@@ -64,7 +64,7 @@ class StreamingHop(nn.Module):
         shown = flag * self.model.to_coefficients(given) + (1 - flag) * clean
         kept = token[None] < hop[:, None]
         commit_mask = torch.cat([filled, kept], dim=1)[:, None, None].expand(-1, 1, count, -1)
-        level = torch.zeros(noise.shape[:2], dtype=noise.dtype)
+        level = torch.zeros(noise.shape[:2], dtype=noise.dtype, device=noise.device)
         _, new_keys, new_values, new_gates = self.model.denoiser(
             shown, level, speech, upper, identity, (cos, sin), commit_mask, past
         )
@@ -78,7 +78,7 @@ class StreamingHop(nn.Module):
 
 def _advance(memory: Tensor, new: Tensor, hop: Tensor) -> Tensor:
     """Drop the oldest ``hop`` places, append the first ``hop`` of ``new`` [B, L, T, D] → [B, L, W, D]."""
-    index = torch.arange(memory.shape[2])[None] + hop[:, None]
+    index = torch.arange(memory.shape[2], device=hop.device)[None] + hop[:, None]
     index = index[:, None, :, None].expand(-1, memory.shape[1], -1, memory.shape[3])
     return torch.gather(torch.cat([memory, new], dim=2), 2, index)
 

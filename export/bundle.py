@@ -1,0 +1,178 @@
+"""What a bundle is made of: trained models, graphs, weights and a manifest that says where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from safetensors.torch import save_file
+
+from export.onnx import export_graphs, round_to_half
+from export.parity import LIMITS, REFERENCE, Material, compare, enforce, precision_of, refer
+from export.quantise import quantise_decoder
+from mytalk.compose import hidden_mask
+from mytalk.engines import load_engine
+from mytalk.engines.bundle import FORMAT, GRAPHS, INT8_DECODER
+from mytalk.errors import BadInput, MyTalkError
+from mytalk.landmarks.layout import load_layout
+from mytalk.models.appearance import AppearanceConfig, AppearanceModel
+from mytalk.models.checkpoint import load_checkpoint
+from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmarks
+from mytalk.models.motion import MotionConfig, MotionModel
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The models of a bundle and the runs they come from.
+
+    identity: the motion model's view of a person; identity_config: of its extractor. runs: by model, what the
+    manifest tells of its training (step, minutes, data id).
+    """
+
+    motion: MotionModel
+    identity: torch.nn.Module
+    identity_config: IdentityConfig
+    appearance: AppearanceModel
+    runs: dict[str, dict[str, Any]]
+
+
+def _run(saved: dict[str, Any]) -> dict[str, Any]:
+    return {"step": saved["step"], "minutes": round(saved["minutes"], 1), "data": saved.get("data")}
+
+
+def load_trained(motion_path: Path, appearance_path: Path) -> Trained:
+    """The averaged models of two checkpoints; raises ``BadInput`` if one cannot be read."""
+    saved, pictures = load_checkpoint(motion_path), load_checkpoint(appearance_path)
+    config = MotionConfig(**json.loads(saved["config"]))
+    motion = MotionModel(config)
+    motion.load_state_dict(saved["average"])
+    sizes = {"points": load_layout().points, "hidden": 256, "embedding": config.identity}
+    sizes |= json.loads(saved.get("identity_config", "{}"))  # runs before 0.2 had one size alone
+    about = IdentityConfig(**sizes)
+    extractor = IdentityExtractor(about.points, about.hidden, about.embedding, about.layers)
+    extractor.load_state_dict(saved["identity"])
+    told = extractor if config.condition == "embed_cross" else KeyLandmarks(extractor)
+    hidden = torch.from_numpy(hidden_mask())
+    appearance = AppearanceModel(AppearanceConfig(**json.loads(pictures["config"])), hidden)
+    appearance.load_state_dict(pictures["average"])
+    runs = {"motion": _run(saved), "appearance": _run(pictures)}
+    return Trained(motion.eval(), told.eval(), about, appearance.eval(), runs)
+
+
+def _commit() -> str:
+    result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"
+
+
+def _spec(config: MotionConfig, steps: int, weights_id: str) -> dict[str, Any]:
+    return {
+        "tokens": config.tokens,
+        "mel_frames": config.mel_frames,
+        "mel_right": config.mel_right,
+        "coefficients": config.coefficients,
+        "compact": config.compact,
+        "upper": config.upper,
+        "identity": config.condition_width,
+        "window": config.window,
+        "steps": steps,
+        "weights_id": weights_id,
+    }
+
+
+def _shapes(graph: Path) -> dict[str, dict[str, list[int | str]]]:
+    """Names and shapes of what a graph takes and gives; a text stands for a free size."""
+    loaded = onnx.load(str(graph)).graph
+
+    def told(values: Any) -> dict[str, list[int | str]]:
+        return {
+            value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+            for value in values
+        }
+
+    return {"inputs": told(loaded.input), "outputs": told(loaded.output)}
+
+
+def _save_half(model: torch.nn.Module, path: Path) -> None:
+    """Weights as float16 safetensors: for tuning, the torch engine, and export elsewhere."""
+    save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, str(path))
+
+
+def write_bundle(trained: Trained, steps: int, calibrate: Path | None, folder: Path) -> None:
+    """Write graphs, weights and the manifest into ``folder``; its parity is not measured yet.
+
+    calibrate: a file of ``training.calibration``, for an int8 decoder too. Raises ``BadInput`` if it is
+    not one, and ``MyTalkError`` if the int8 decoder is too far from float32 on its held-out clips.
+    """
+    models = {"motion": trained.motion, "identity": trained.identity, "appearance": trained.appearance}
+    for model in models.values():
+        round_to_half(model)
+    export_graphs(trained.motion, trained.identity, trained.appearance, steps, folder)
+    parity = {}
+    if calibrate is not None:
+        int8 = quantise_decoder(trained.appearance, folder / "decode.onnx", folder / INT8_DECODER, calibrate)
+        parity["int8_picture_db"] = int8
+        if not int8 >= LIMITS["int8"].picture_db:
+            raise MyTalkError(f"int8 is too far from float32: {int8:.1f} dB on held-out clips")
+    for name, model in models.items():
+        _save_half(model, folder / f"{name}.safetensors")
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+    graphs = "".join(digest for name, digest in files.items() if name.endswith(".onnx"))
+    config = trained.motion.config
+    manifest = {
+        "format": FORMAT,
+        "spec": _spec(config, steps, hashlib.sha256(graphs.encode()).hexdigest()[:16]),
+        "memory": {
+            "layers": config.layers,
+            "dim": config.dim,
+            "heads": config.heads,
+            "kernel": config.kernel,
+        },
+        "configs": {
+            "motion": asdict(config),
+            "identity": asdict(trained.identity_config),
+            "appearance": asdict(trained.appearance.config),
+        },
+        "shapes": {graph: _shapes(folder / f"{graph}.onnx") for graph in GRAPHS},
+        "precisions": ["fp32", *(["int8"] if calibrate is not None else [])],
+        "training": trained.runs,
+        "commit": _commit(),
+        "parity": parity,
+        "files": files,
+    }
+    _write_manifest(folder, manifest)
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def prove(folder: Path, names: Sequence[str], material: Material) -> None:
+    """Measure engines against torch and write the figures into the manifest; raises if one is too far off."""
+    reference = refer(load_engine(REFERENCE, folder), material)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    figures = {}
+    for name in names:
+        engine = load_engine(name, folder)
+        found = compare(engine, material, reference)
+        enforce(engine, found)
+        figures[engine.name] = {"precision": precision_of(engine), **asdict(found)}
+    if "onnx-fp32" in figures:
+        manifest["parity"] |= {key: figures["onnx-fp32"][key] for key in ("landmark_px", "picture_db")}
+    manifest["parity"]["engines"] = figures
+    _write_manifest(folder, manifest)
+
+
+def engines_for(to: str, precision: str, bundle_has_int8: bool) -> list[str]:
+    """Engines whose agreement an export has to prove; ``BadInput`` for a pair that does not exist."""
+    if (to, precision) == ("onnx", "bf16"):
+        raise BadInput("ONNX Runtime has no bf16 on a CPU: --to openvino has")
+    if precision == "int8" and not bundle_has_int8:
+        raise BadInput("int8 needs --calibrate FILE (a file of training.calibration)")
+    return list(dict.fromkeys(("onnx-fp32", f"{to}-{precision}")))

@@ -1,0 +1,90 @@
+"""The OpenVINO engine: runs a bundle's ONNX files on the CPU, in int8 or bfloat16 where that is fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino
+
+from mytalk.engines.bundle import (
+    GRAPHS,
+    INT8_DECODER,
+    first_line,
+    graph_path,
+    has_amx_bf16,
+    has_vnni,
+    read_manifest,
+    sizes,
+)
+from mytalk.engines.graphs import Arrays, GraphEngine
+from mytalk.errors import EngineFailed
+
+
+class OpenVinoRunner:
+    """``GraphRunner`` on OpenVINO's CPU plug-in."""
+
+    def __init__(self, paths: dict[str, Path], threads: int | None, *, bf16: bool) -> None:
+        """bf16: the per-frame decoder in bfloat16; all else is float32 (errors of motion would add up)."""
+        core = openvino.Core()
+        self._graphs = {}
+        for graph, path in paths.items():
+            half = bf16 and graph == "decode"
+            config = {
+                "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+                "PERFORMANCE_HINT": "LATENCY",
+                # Motion memory and latents are float32; the runtime must not shrink them on its own.
+                "EXECUTION_MODE_HINT": "PERFORMANCE" if half else "ACCURACY",
+            }
+            if threads is not None:
+                config["INFERENCE_NUM_THREADS"] = str(threads)
+            try:
+                model = core.read_model(str(path))
+                self._graphs[graph] = core.compile_model(model, "CPU", config).create_infer_request()
+            except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
+                raise EngineFailed(f"{path} cannot be loaded: {first_line(error)}") from error
+
+    def run(self, graph: str, inputs: Arrays) -> list[npt.NDArray[Any]]:
+        """Outputs of a graph; copies, since the next call reuses OpenVINO's own."""
+        request = self._graphs[graph]
+        try:
+            given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+            found = request.infer(given, share_inputs=True)
+            return [np.array(found[port]) for port in request.model_outputs]
+        except Exception as error:
+            raise EngineFailed(f"{graph} failed in OpenVINO: {first_line(error)}") from error
+
+
+def _load(
+    bundle: Path, threads: int | None, manifest: dict[str, Any], *, int8: bool = False, bf16: bool = False
+) -> GraphEngine:
+    spec, memory = sizes(manifest, bundle)
+    paths = {graph: graph_path(bundle, manifest, graph, int8=int8) for graph in GRAPHS}
+    precision = "int8" if int8 else "bf16" if bf16 else "fp32"
+    return GraphEngine(f"openvino-{precision}", spec, memory, OpenVinoRunner(paths, threads, bf16=bf16))
+
+
+def load(bundle: Path, threads: int | None) -> GraphEngine:
+    """int8 where the bundle has it and the CPU is fast at it, else bfloat16 on AMX, else float32."""
+    manifest = read_manifest(bundle)
+    int8 = has_vnni() and INT8_DECODER in manifest["files"]
+    return _load(bundle, threads, manifest, int8=int8, bf16=not int8 and has_amx_bf16())
+
+
+def load_fp32(bundle: Path, threads: int | None) -> GraphEngine:
+    """Load the bundle in float32."""
+    return _load(bundle, threads, read_manifest(bundle))
+
+
+def load_bf16(bundle: Path, threads: int | None) -> GraphEngine:
+    """Load the bundle with its decoder in bfloat16; ``EngineFailed`` where the CPU has no AMX for it."""
+    if not has_amx_bf16():
+        raise EngineFailed("this CPU has no AMX, so bfloat16 would not be faster; use openvino-fp32 or -int8")
+    return _load(bundle, threads, read_manifest(bundle), bf16=True)
+
+
+def load_int8(bundle: Path, threads: int | None) -> GraphEngine:
+    """Load the bundle with its int8 decoder."""
+    return _load(bundle, threads, read_manifest(bundle), int8=True)

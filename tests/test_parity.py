@@ -1,0 +1,130 @@
+"""Every engine that runs on a CPU agrees with torch in float32, and what does not agree is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
+
+from export import __main__ as cli  # noqa: E402
+from export.bundle import engines_for, prove  # noqa: E402
+from export.parity import LIMITS, Parity, compare, enforce, load_material, refer  # noqa: E402
+from mytalk.engines import load_engine  # noqa: E402
+from mytalk.engines.bundle import has_amx_bf16, read_manifest  # noqa: E402
+from mytalk.errors import BadInput, EngineFailed, MyTalkError  # noqa: E402
+
+ENGINES = ("onnx-fp32", "onnx-int8", "torch-bf16", "openvino-fp32", "openvino-int8", "openvino-bf16")
+
+
+@pytest.fixture(scope="module")
+def material():
+    return load_material(chunks=12, pictures=3)
+
+
+@pytest.fixture(scope="module")
+def reference(small_bundle, material):
+    return refer(load_engine("torch-fp32", small_bundle, 1), material)
+
+
+def loaded(name, bundle):
+    if name.startswith("openvino"):
+        pytest.importorskip("openvino", reason="OpenVINO is not installed (make test installs it)")
+    if name == "openvino-bf16" and not has_amx_bf16():
+        pytest.skip("this CPU has no AMX for bfloat16")
+    return load_engine(name, bundle, 1)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_agrees_with_torch_on_speech_and_pictures(name, small_bundle, material, reference):
+    engine = loaded(name, small_bundle)
+    assert engine.name == name
+    found = compare(engine, material, reference)
+    enforce(engine, found)
+    if name.endswith(("int8", "bf16")):
+        assert found.picture_db < 90, "a reduced precision that changes nothing was not used"
+
+
+def test_the_material_moves_the_mouth_and_the_pictures(reference):
+    assert np.ptp(reference.displacement, axis=0).max() > 0.02
+    assert np.abs(np.diff(reference.pictures, axis=0)).mean() > 0.5
+
+
+def test_what_is_outside_its_limits_is_refused(small_bundle, material, reference):
+    engine = load_engine("onnx-fp32", small_bundle, 1)
+    for worse in (Parity(0.02, 90.0), Parity(0.0, 59.0), Parity(float("nan"), 90.0)):
+        with pytest.raises(MyTalkError, match="onnx-fp32 does not agree"):
+            enforce(engine, worse)
+    other = replace(reference, displacement=reference.displacement + 0.01)
+    with pytest.raises(MyTalkError, match="does not agree"):
+        enforce(engine, compare(engine, material, other))
+    assert LIMITS["int8"].picture_db < LIMITS["bf16"].picture_db < LIMITS["fp32"].picture_db
+
+
+def test_the_manifest_tells_what_was_proved(small_bundle, material, tmp_path):
+    copy = tmp_path / "bundle"
+    shutil.copytree(small_bundle, copy)
+    prove(copy, ["onnx-fp32", "onnx-int8"], material)
+    manifest = read_manifest(copy)
+    assert set(manifest["parity"]["engines"]) == {"onnx-fp32", "onnx-int8"}
+    assert manifest["parity"]["landmark_px"] <= 0.01
+    assert manifest["parity"]["int8_picture_db"] >= 36
+    assert manifest["precisions"] == ["fp32", "int8"]
+    assert manifest["training"]["motion"]["data"] == "random"
+    given = {"landmark_images", "latents", "references", "flows"}
+    assert set(manifest["shapes"]["decode"]["inputs"]) == given
+    assert manifest["shapes"]["motion"]["inputs"]["log_mel"][1:] == [manifest["spec"]["mel_frames"], 80]
+
+
+def test_check_measures_a_bundle_again(small_bundle, capsys, tmp_path, monkeypatch):
+    short = load_material(chunks=4, pictures=1)
+    monkeypatch.setattr(cli, "load_material", lambda *_: short)
+    assert cli.main(["check", str(small_bundle), "--engine", "onnx-int8"]) == 0
+    assert "onnx-int8: landmarks" in capsys.readouterr().out
+    copy = tmp_path / "bundle"
+    shutil.copytree(small_bundle, copy)
+    shutil.copy(copy / "decode_int8.onnx", copy / "decode.onnx")  # as if the float decoder were a bad one
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"]["decode.onnx"] = manifest["files"]["decode_int8.onnx"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    limits = LIMITS | {"fp32": Parity(0.01, 64.0)}  # tiny random networks lose little in int8
+    monkeypatch.setattr("export.parity.LIMITS", limits)
+    assert cli.main(["check", str(copy), "--engine", "onnx-fp32"]) == 1
+    assert "does not agree" in capsys.readouterr().err
+    assert cli.main(["check", str(tmp_path / "nothing")]) == 1
+    assert "no weights at" in capsys.readouterr().err
+
+
+def test_an_impossible_export_is_one_clear_line_and_leaves_nothing(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "made" / "bundle")]
+    runs = ["--checkpoint", str(tmp_path)]
+    for arguments, complaint in (
+        ([], "give --checkpoint DIR"),
+        ([*runs, "--to", "tensorrt"], "--to tensorrt"),
+        ([*runs, "--precision", "bf16"], "ONNX Runtime has no bf16"),
+        ([*runs, "--precision", "int8"], "int8 needs --calibrate"),
+        (runs, "cannot be read as a checkpoint"),
+        ([*runs, "--speech", str(tmp_path / "none.wav")], "none.wav"),
+    ):
+        assert cli.main([*arguments, *out]) == 1
+        error = capsys.readouterr().err
+        assert complaint in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "made").exists()
+    assert engines_for("openvino", "int8", True) == ["onnx-fp32", "openvino-int8"]
+    with pytest.raises(BadInput, match="parity needs"):
+        load_material(chunks=100)
+
+
+def test_weights_of_another_shape_are_one_clear_line(small_bundle, tmp_path):
+    copy = tmp_path / "bundle"
+    shutil.copytree(small_bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["configs"]["appearance"]["decoder"] = 24
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(EngineFailed, match="not weights of this version's torch models"):
+        load_engine("torch", copy)
