@@ -1,12 +1,22 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from mytalk.landmarks.detect import FaceBox, _interrupts_wait
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C as a terminal has it; what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_waits_until_the_import_is_over() -> None:
     done = False
     handler = signal.getsignal(signal.SIGINT)

@@ -170,9 +170,11 @@ class Warp(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.head = nn.Conv2d(width, 3 * REFERENCES + 1, 3, 1, 1)
-        nn.init.zeros_(self.head.weight)  # training starts from the landmarks' flow
+        # Training starts from the landmarks' flow.
         last = nn.Conv2d(FLOW_WIDTH, 3 * REFERENCES + 1, 3, 1, 1)
-        nn.init.zeros_(last.weight)
+        for head in (self.head, last):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.get_parameter("bias"))
         self.by_flow = nn.Sequential(ConvRelu(width + 2 * REFERENCES, FLOW_WIDTH), last)
         (top, bottom), (left, right) = NEAR_ROWS, NEAR_COLUMNS
         rows = torch.arange(top * STRIDE, bottom * STRIDE) + 0.5
