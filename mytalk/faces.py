@@ -30,6 +30,9 @@ from mytalk.types import F32
 MIN_EYES_PX = 16.0  # distance between the eyes below which there are too few pixels to make lips from
 MAX_GAP_FRAMES = 5  # a face missing for so long at most is interpolated
 CUT_JUMP = 0.5  # a face that moves by so much of its height in one frame was cut, not moved
+# Of the mouth's opening: the lip references, closed, half open, open. Wide open is not the largest, which may
+# be a yawn, or a bad detection.
+REFERENCE_QUANTILES = (0.03, 0.75, 0.97)
 BLOCK = 256  # frames in memory at a time
 SHAPE_FRAMES = 1500  # frames, spread over the video, that the person's own shape is estimated from
 REST_SHARE = 0.15  # of the frames, the most closed ones, that the rest face is the mean of
@@ -229,8 +232,7 @@ def pick_references(track: FaceTrack, layout: Layout) -> tuple[int, int, int]:
     # Lips that a smile draws apart lie elsewhere than those of speech, and blend into them badly.
     own_width = float(np.ptp(track.rest[layout.lips, 0]))
     smile = np.maximum(0, track.width[frames] / own_width - 1)
-    # Wide open is the 97th percentile, not the largest: that one may be a yawn, or a bad detection.
-    targets = np.quantile(opening, (0.03, 0.75, 0.97))
+    targets = np.quantile(opening, REFERENCE_QUANTILES)
     spread = max(float(targets[2] - targets[0]), 1e-6)
     picked: list[int] = []
     for target in targets:

@@ -380,14 +380,12 @@ async def test_a_package_that_was_altered_is_refused(tmp_path: Path, package: Pa
         ):
             card.write_text(changed)
             status, answer = await upload(url, form(zipped(package)))
-            assert status == 422
-            assert reason in answer["error"]["message"]
+            assert (status, reason in answer["error"]["message"]) == (422, True)
             assert str(tmp_path) not in answer["error"]["message"]
         card.write_text(text)
         (package / "reference_0.png").write_bytes((package / "reference_1.png").read_bytes())
         status, answer = await upload(url, form(zipped(package)))
-        assert status == 422
-        assert "altered" in answer["error"]["message"]
+        assert (status, "altered" in answer["error"]["message"]) == (422, True)
 
 
 async def test_pages_of_other_sites_are_refused(tmp_path: Path, package: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mytalk.errors import BadInput, MyTalkError
+from mytalk.faces import REFERENCE_QUANTILES
 from training.data import Clip, crop_points, is_validation, list_clips
 
 PARTS = ("references", "reference_points", "faces", "face_points")
@@ -19,7 +20,7 @@ def _rows(clip: Clip, random: np.random.Generator) -> tuple[np.ndarray, ...]:
     arrays, crops = clip.arrays(), clip.crops()
     picked = arrays["picked"]
     order = np.argsort(arrays["opening"][picked])
-    chosen = order[[int(rank * (len(order) - 1)) for rank in (0.03, 0.75, 0.97)]]
+    chosen = order[[int(rank * (len(order) - 1)) for rank in REFERENCE_QUANTILES]]
     index = random.choice(len(picked), FRAMES_PER_CLIP, replace=False)
     return crops[chosen], crop_points(arrays, chosen), crops[index], crop_points(arrays, index)
 
