@@ -51,6 +51,7 @@ class Conversation:
         self.id = session_id
         self.clock = clock
         self.figures = Figures(metrics)
+        self.microphone_stats: Callable[[], dict[str, Any] | None] = lambda: None  # set by who listens
         self.video = VideoOut(clock, on_sent=lambda seconds: self.figures.stage("encode_send", seconds))
         self.audio = AudioOut(clock)
         self._session = session
@@ -163,6 +164,7 @@ class Conversation:
             "failed_jobs": session.failed_jobs,
             "skipped_frames": session.skipped_frames,
             "stalled_s": round(session.stalled_s, 3),
+            "microphone": self.microphone_stats(),
         }
 
     async def _report(self) -> None:

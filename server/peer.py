@@ -9,9 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import av
 from aiortc import (
-    MediaStreamTrack,
     RTCConfiguration,
     RTCDataChannel,
     RTCIceServer,
@@ -20,12 +18,11 @@ from aiortc import (
     RTCRtpTransceiver,
     RTCSessionDescription,
 )
-from aiortc.mediastreams import MediaStreamError
 
-from mytalk.errors import BadInput, MyTalkError, SessionClosed
+from mytalk.errors import BadInput
 from server.conversation import Conversation
-from server.microphone import Microphone
-from server.rtc_setup import use_prompt_audio_buffer
+from server.listening import Listener
+from server.rtc_setup import take_packets
 from server.signalling import Offer
 from server.speech_socket import Message, SpeechChannel
 
@@ -56,13 +53,13 @@ class Peer:
         self._on_gone = on_gone
         self._gone = False
         self._has_channel = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._ear = Listener(conversation.hear, conversation.clock, conversation.id)
+        conversation.microphone_stats = self._ear.stats
         self._deadline: asyncio.TimerHandle | None = None
         # An empty list, not None: aiortc's default asks a public server, and waits for it.
         servers = [RTCIceServer(urls=url) for url in stun]
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._connection.on("connectionstatechange", self._state_changed)
-        self._connection.on("track", self._track_came)
         self._connection.on("datachannel", self._channel_came)
 
     async def answer(self, offer: Offer) -> RTCSessionDescription:
@@ -73,7 +70,7 @@ class Peer:
         # before setRemoteDescription: later it is ignored
         _prefer(audio, "audio", AUDIO_CODECS)
         _prefer(video, "video", VIDEO_CODECS)
-        use_prompt_audio_buffer(audio.receiver)
+        take_packets(audio.receiver, self._ear.receive)
         try:
             await connection.setRemoteDescription(RTCSessionDescription(sdp=offer.sdp, type="offer"))
             answer = await connection.createAnswer()
@@ -90,9 +87,7 @@ class Peer:
         self._gone = True
         if self._deadline is not None:
             self._deadline.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._ear.close()
         try:
             await asyncio.wait_for(self._connection.close(), CLOSE_DEADLINE_S)
         except Exception as error:
@@ -125,30 +120,6 @@ class Peer:
             self._conversation.begin_media()
         elif state in ("failed", "closed"):
             self._lost(f"connection {state}")
-
-    def _track_came(self, track: MediaStreamTrack) -> None:
-        if track.kind == "audio":
-            task = asyncio.create_task(self._listen(track), name="microphone")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _listen(self, track: MediaStreamTrack) -> None:
-        """Take every frame at once (aiortc's queue is unbounded); the session decides what to drop."""
-        microphone, dropped = Microphone(), 0
-        while True:
-            try:
-                frame = await track.recv()
-            except MediaStreamError:
-                return
-            try:
-                self._conversation.hear(microphone.convert(frame))
-            except SessionClosed:
-                return
-            except (MyTalkError, av.FFmpegError, ValueError) as error:
-                # One frame that cannot be used must not end the microphone, nor a thousand fill the log.
-                dropped += 1
-                if dropped == 1:
-                    logger.warning("session %s: microphone frame dropped: %s", self._conversation.id, error)
 
     def _channel_came(self, channel: RTCDataChannel) -> None:
         if channel.label != CHANNEL_LABEL or self._has_channel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import aioice.ice
 import aiortc.codecs.h264
 import aiortc.codecs.vpx
@@ -42,31 +44,26 @@ def _addresses_with_loopback(use_ipv4: bool, use_ipv6: bool) -> list[str]:
     return [*_interface_addresses(use_ipv4=use_ipv4, use_ipv6=use_ipv6), LOOPBACK]
 
 
-class PromptAudioBuffer(JitterBuffer):  # type: ignore[misc]
-    """Hands every Opus packet on as it comes, in order; packets that come after a later one are dropped.
+class _Tap(JitterBuffer):  # type: ignore[misc]
+    """Stands in for a jitter buffer of aiortc's; every packet goes elsewhere, none to aiortc's decoder."""
 
-    aiortc's own buffer holds four packets (83 ms) and, after one lost packet, stays ten packets late for
-    good. Here a lost or late packet is a gap in the time stamps, which ``microphone`` fills with silence.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, take: Callable[[RtpPacket], None]) -> None:
         super().__init__(capacity=1)
-        self._newest: int | None = None
+        self._take = take
 
     def add(self, packet: RtpPacket) -> tuple[bool, JitterFrame | None]:
-        """Return (False, the frame of this packet, or None when it is late or repeated)."""
-        number = int(packet.sequence_number)
-        if self._newest is not None and not 0 < (number - self._newest) & 0xFFFF < 0x8000:
-            return False, None
-        self._newest = number
-        if not packet._data:
-            return False, None
-        return False, JitterFrame(data=packet._data, timestamp=packet.timestamp)
+        """Hand the packet on; returns aiortc's (ask for a key picture, a complete frame)."""
+        self._take(packet)
+        return False, None
 
 
-def use_prompt_audio_buffer(receiver: RTCRtpReceiver) -> None:
-    """Replace the jitter buffer of an audio receiver that has not started yet."""
+def take_packets(receiver: RTCRtpReceiver, take: Callable[[RtpPacket], None]) -> None:
+    """Have every packet of a receiver that has not started yet handed to ``take``, as it comes.
+
+    aiortc's own audio buffer holds four packets (83 ms) and, after one lost packet, stays ten packets late
+    for good; behind it there are two queues without bounds.
+    """
     name = "_RTCRtpReceiver__jitter_buffer"
     if not isinstance(getattr(receiver, name), JitterBuffer):
         raise RuntimeError("aiortc's receiver has no jitter buffer of the expected name")
-    setattr(receiver, name, PromptAudioBuffer())
+    setattr(receiver, name, _Tap(take))

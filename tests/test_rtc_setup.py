@@ -12,7 +12,7 @@ from aiortc import RTCPeerConnection
 from aiortc.rtp import RtpPacket
 
 from server import rtc_setup
-from server.rtc_setup import LOOPBACK, PromptAudioBuffer, use_prompt_audio_buffer
+from server.rtc_setup import LOOPBACK, take_packets
 
 
 @pytest.fixture(autouse=True)
@@ -56,31 +56,17 @@ def test_addresses(
     assert aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=False) == offered
 
 
-def packet(number: int, data: bytes = b"x") -> RtpPacket:
-    made = RtpPacket(sequence_number=number & 0xFFFF, timestamp=number * 960, payload=data)
-    made._data = data  # what the depayloader leaves
-    return made
-
-
-def test_every_packet_is_handed_on_at_once_and_late_ones_are_not() -> None:
-    buffer = PromptAudioBuffer()
-    given = [
-        buffer.add(packet(number))[1] is not None for number in (65534, 65535, 65536, 65535, 65539, 65538)
-    ]
-    assert given == [True, True, True, False, True, False]
-    assert buffer.add(packet(65540, b""))[1] is None
-    lost, frame = buffer.add(packet(65541))
-    assert (lost, frame.data, frame.timestamp) == (False, b"x", 65541 * 960)
-
-
-async def test_the_receiver_of_this_aiortc_takes_the_buffer() -> None:
-    connection = RTCPeerConnection()
+async def test_the_receiver_of_this_aiortc_hands_its_packets_over() -> None:
+    connection, taken = RTCPeerConnection(), []
     try:
         receiver = connection.addTransceiver("audio").receiver
-        use_prompt_audio_buffer(receiver)
-        assert isinstance(receiver._RTCRtpReceiver__jitter_buffer, PromptAudioBuffer)
+        take_packets(receiver, taken.append)
+        buffer = receiver._RTCRtpReceiver__jitter_buffer
+        packet = RtpPacket(sequence_number=3, timestamp=960, payload=b"x")
+        assert buffer.add(packet) == (False, None)
+        assert taken == [packet]
         receiver._RTCRtpReceiver__jitter_buffer = None
         with pytest.raises(RuntimeError, match="no jitter buffer"):
-            use_prompt_audio_buffer(receiver)
+            take_packets(receiver, taken.append)
     finally:
         await connection.close()
