@@ -1,9 +1,13 @@
 """The paper's ablations, one flag each: ``python -m training.ablate references --data DATA --out DIR``.
 
-``identity-condition`` (Table 5), ``identity-loss`` (Table 6) and ``references`` (Table 7) train every variant
-alike, export it, score it by ``training.evaluate`` and print the table, the paper's rows beside ours. What is
-there already is kept: run again to go on, or to tabulate once more. The part that does not vary (the
-appearance model in Tables 5 and 6, the motion model in 7) comes from ``--appearance`` or ``--motion``.
+``identity-condition`` (Table 5), ``identity-loss`` (Table 6) and ``references`` (Table 7) train every
+variant alike (same data, steps and seed), export it, score it by ``training.evaluate`` and print the table,
+the paper's rows beside ours. Motion runs are also compared before any picture is painted
+(``training.held_out``).
+``--again SEED`` trains the first row once more with another seed: what differs by no more than that is noise.
+What is there already is kept: run again to go on, or to tabulate once more. The part that does not vary
+(the appearance model in Tables 5 and 6, the motion model in 7) is a run or a bundle, by default the one that
+ships.
 """
 
 from __future__ import annotations
@@ -12,14 +16,22 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mytalk.engines import default_bundle
 from mytalk.errors import BadInput, MyTalkError
+from training.bundles import bundle_as_run, is_bundle
+from training.checkpoints import LAST, git_commit, read_checkpoint
+from training.held_out import held_out_figures
+
+CONFIGS = Path(__file__).parent / "configs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,14 @@ class Ablation:
 
 
 # Tables 5 and 6 print one sync figure: its 6.544 is Table 1's confidence.
-MOTION_COLUMNS = ("sync_conf", "id_sim", "mouth_correlation", "landmark_distance_pct")
+MOTION_COLUMNS = (
+    "sync_conf",
+    "id_sim",
+    "mouth_correlation",
+    "landmark_distance_pct",
+    "landmark_id_sim",
+    "landmark_error_pct",
+)
 CONDITION, LOSS, REFERENCES = "--identity-condition", "--identity-loss", "--references"
 ABLATIONS = {
     "identity-condition": Ablation(
@@ -88,6 +107,22 @@ ABLATIONS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One row as measured here: means by key, and figures of single clips by key, then clip."""
+
+    mean: dict[str, float | None]
+    clips: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def apart(self, other: Measured, key: str) -> tuple[float, float] | None:
+        """Mean difference from another row over the clips of both, and its standard error."""
+        mine, theirs = self.clips.get(key, {}), other.clips.get(key, {})
+        apart = np.array([mine[clip] - theirs[clip] for clip in mine if clip in theirs])
+        if len(apart) < 2:
+            return None
+        return float(apart.mean()), float(apart.std(ddof=1) / np.sqrt(len(apart)))
+
+
 def run_module(module: str, *arguments: str) -> None:
     """One of our commands in a process of its own; raises ``MyTalkError`` if it fails."""
     done = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
@@ -95,105 +130,200 @@ def run_module(module: str, *arguments: str) -> None:
         raise MyTalkError(f"python -m {module} failed (status {done.returncode}), see above")
 
 
-def train_variant(ablation: Ablation, variant: Variant, args: argparse.Namespace, folder: Path) -> None:
+def folder_of(ablation: Ablation, variant: Variant, seed: int | None, out: Path) -> Path:
+    """Where a row's run, bundle and figures lie; Tables 5 and 6 share their first row, the paper's own."""
+    first = variant is ablation.variants[0]
+    name = "as_published" if first else f"{variant.flag.strip('-')}_{variant.value}"
+    return out / ablation.trainer / (name if seed is None else f"{name}_seed_{seed}")
+
+
+def train_variant(
+    ablation: Ablation, variant: Variant, args: argparse.Namespace, folder: Path, seed: int | None
+) -> None:
     """Train one row into ``folder / "run"``; goes on from its checkpoint."""
+    config = args.config or CONFIGS / f"{ablation.trainer}_tiny_ablation.toml"
     given = ["--data", str(args.data), "--out", str(folder / "run"), variant.flag, variant.value]
-    given += ["--threads", str(args.threads)]
-    if args.config is not None:
-        given += ["--config", str(args.config)]
-    if args.minutes is not None:
-        given += ["--minutes", str(args.minutes)]
+    given += ["--threads", str(args.threads), "--config", str(config)]
+    for flag, value in (("--minutes", args.minutes), ("--steps", args.steps), ("--seed", seed)):
+        given += [] if value is None else [flag, str(value)]
     if ablation.trainer == "motion":
         given += ["--identity", str(args.identity)]
     run_module(f"training.{ablation.trainer}", *given)
 
 
-def score_variant(ablation: Ablation, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Export a row's run with the fixed other model and score it; figures by key."""
-    motion, appearance = args.motion, args.appearance
-    if ablation.trainer == "motion":
-        motion = folder / "run"
-    else:
-        appearance = folder / "run"
-    bundle, figures = folder / "bundle", folder / "figures.json"
-    run_module("export", "--motion", str(motion), "--appearance", str(appearance), "--out", str(bundle))
-    given = ["--model", str(bundle), "--clips", str(args.clips), "--mode", ablation.mode]
+def exported(ablation: Ablation, args: argparse.Namespace, folder: Path) -> Path:
+    """The bundle of a row's run and the part that does not vary; made again where the run is newer."""
+    bundle, last = folder / "bundle", folder / "run" / LAST
+    if is_bundle(bundle) and (bundle / "manifest.json").stat().st_mtime > last.stat().st_mtime:
+        return bundle
+    fixed = "appearance" if ablation.trainer == "motion" else "motion"
+    other: Path = getattr(args, fixed)
+    if is_bundle(other):
+        other = bundle_as_run(other, fixed, args.out / f"fixed_{fixed}")
+    run_module(
+        "export", f"--{ablation.trainer}", str(folder / "run"), f"--{fixed}", str(other), "--out", str(bundle)
+    )
+    return bundle
+
+
+def score_variant(ablation: Ablation, args: argparse.Namespace, folder: Path) -> Measured:
+    """Export a row's run and score it on the clips, and a motion run on the data's validation clips, too."""
+    figures = folder / f"{ablation.mode}.json"
+    given = [
+        "--model",
+        str(exported(ablation, args, folder)),
+        "--clips",
+        str(args.clips),
+        "--mode",
+        ablation.mode,
+    ]
     if args.most is not None:
         given += ["--most", str(args.most)]
     run_module("training.evaluate", *given, *args.evaluate, "--json", str(figures))
     try:
-        means: dict[str, Any] = json.loads(figures.read_text())["mean"]
+        report = json.loads(figures.read_text())
+        mean, rows = dict(report["mean"]), dict(report["clips"])
     except (OSError, ValueError, KeyError) as error:
         raise MyTalkError(f"{figures}: no figures ({error})") from error
-    return means
+    if ablation.trainer == "motion":
+        unseen = held_out_figures(folder / "run", args.data)
+        rows |= unseen
+        for key in ("landmark_id_sim", "landmark_error_pct"):
+            mean[key] = float(np.mean([row[key] for row in unseen.values()]))
+    clips = {key: {name: row[key] for name, row in rows.items() if row.get(key) is not None} for key in mean}
+    return Measured(mean, clips)
 
 
-def layout(ablation: Ablation, ours: list[dict[str, Any]]) -> Table:
-    """The table: each row as published, where it was, and as measured here."""
+def layout(ablation: Ablation, ours: list[Measured], again: tuple[int, Measured] | None = None) -> Table:
+    """The table: each row as published, where it was, as measured here, and how far from the first one.
+
+    again: seed and figures of the first row's second training.
+    """
     table = Table(
-        title=ablation.table, caption="published: the paper's own clips and weights; not ours to compare by"
+        title=ablation.table,
+        caption="published: the paper's own clips and weights; not ours to compare by. Differences: mean and "
+        "standard error over the same clips; the seed's own difference is to be added",
     )
     for heading in ("Method", "", *ablation.columns):
         side = "left" if heading in ("Method", "") else "right"
         table.add_column(heading, justify=side, overflow="fold")  # whole names on narrow terminals, too
 
-    def cell(figures: dict[str, Any], key: str) -> str:
+    def cell(figures: Mapping[str, float | None], key: str) -> str:
         value = figures.get(key)
         return "–" if value is None else f"{value:.3f}"
+
+    def apart(measured: Measured, key: str) -> str:
+        found = measured.apart(ours[0], key)
+        return "–" if found is None else f"{found[0]:+.3f} ± {found[1]:.3f}"
 
     for variant, measured in zip(ablation.variants, ours, strict=True):
         shown = [cell(variant.published, key) for key in ablation.columns]
         table.add_row(variant.title, "published", *shown, style="dim")
-        table.add_row("", "ours", *(cell(measured, key) for key in ablation.columns))
+        table.add_row("", "ours", *(cell(measured.mean, key) for key in ablation.columns))
+        if measured is not ours[0]:
+            table.add_row("", "ours − first row", *(apart(measured, key) for key in ablation.columns))
+    if again is not None:
+        seed, measured = again
+        title = f"{ablation.variants[0].title}, seed {seed}"
+        table.add_row(title, "ours", *(cell(measured.mean, key) for key in ablation.columns))
+        table.add_row("", "ours − first row", *(apart(measured, key) for key in ablation.columns))
     return table
 
 
-def check(ablation: Ablation, args: argparse.Namespace) -> None:
-    """Raise ``BadInput`` for a run that is needed and not given."""
-    needed = ("appearance", "identity") if ablation.trainer == "motion" else ("motion",)
-    for name in needed:
-        if getattr(args, name) is None:
-            raise BadInput(f"{args.ablation} needs --{name}, a run of training.{name}")
+def about(ablation: Ablation, args: argparse.Namespace) -> dict[str, Any]:
+    """What the rows have in common: the first row's run, the clips, the fixed part."""
+    run = folder_of(ablation, ablation.variants[0], None, args.out) / "run" / LAST
+    saved = read_checkpoint(run, ablation.trainer)
+    return {
+        "steps": saved["step"],
+        "minutes_of_first_row": round(saved["minutes"], 1),
+        "frames_seen": saved["frames"],
+        "run": json.loads(saved["run"]),
+        "data": saved["data"],
+        "threads": args.threads,
+        "training_commit": saved["commit"],
+        "commit": git_commit(),
+    }
+
+
+def tabulate(ablation: Ablation, args: argparse.Namespace) -> Table:
+    """Train, export and score every row; writes ``OUT/ABLATION.json`` and ``.txt`` and gives the table."""
+    found = []
+    rows: list[tuple[Variant, int | None]] = [(variant, None) for variant in ablation.variants]
+    rows += [] if args.again is None else [(ablation.variants[0], args.again)]
+    for variant, seed in rows:
+        folder = folder_of(ablation, variant, seed, args.out)
+        train_variant(ablation, variant, args, folder, seed)
+        found.append(score_variant(ablation, args, folder))
+    ours = found[: len(ablation.variants)]
+    again = None if args.again is None else (args.again, found[-1])
+    told = {
+        "table": ablation.table,
+        "settings": about(ablation, args),
+        "rows": [
+            {
+                "method": variant.title,
+                variant.flag.strip("-").replace("-", "_"): variant.value,
+                "seed_changed_to": seed,
+                "published": {} if seed else variant.published,
+                "mean": measured.mean,
+                "minus_first_row": {key: measured.apart(ours[0], key) for key in ablation.columns},
+                "clips": measured.clips,
+            }
+            for (variant, seed), measured in zip(rows, found, strict=True)
+        ],
+    }
+    table = layout(ablation, ours, again)
+    (args.out / f"{args.ablation}.json").write_text(json.dumps(told, indent=1) + "\n")
+    with (args.out / f"{args.ablation}.txt").open("w", encoding="utf-8") as file:
+        Console(file=file, width=170).print(table)
+    return table
+
+
+def check_fixed(args: argparse.Namespace) -> None:
+    """Raise ``BadInput`` for a fixed part that is neither a run nor a bundle, before anything is trained."""
+    for name in ("identity", "motion", "appearance"):
+        path: Path = getattr(args, name)
+        if not is_bundle(path) and not (path / LAST).is_file():
+            raise BadInput(f"--{name} {path}: neither a run of training.{name} nor a bundle")
+
+
+def _parser() -> argparse.ArgumentParser:
+    shipped = default_bundle()
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("ablation", choices=list(ABLATIONS))
+    p.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
+    p.add_argument("--clips", type=Path, required=True, help="videos to score: folder or list")
+    p.add_argument("--out", type=Path, required=True, help="folder for runs, bundles and figures")
+    p.add_argument(
+        "--config",
+        type=Path,
+        help="TOML file of every variant's run (default: training/configs/TRAINER_tiny_ablation.toml)",
+    )
+    for name, tables in (("identity", "5 and 6"), ("appearance", "5 and 6"), ("motion", "7")):
+        text = f"run of training.{name}, or a bundle (Tables {tables}; default: the one that ships)"
+        p.add_argument(f"--{name}", type=Path, default=shipped, help=text)
+    p.add_argument("--steps", type=int, help="optimiser steps of each variant, over the file's")
+    p.add_argument("--minutes", type=float, help="most training time of each variant")
+    p.add_argument("--again", type=int, metavar="SEED", help="the first row once more with this seed")
+    p.add_argument("--most", type=int, help="score the first so many clips only")
+    p.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    p.add_argument(
+        "--evaluate", nargs=argparse.REMAINDER, default=[], help="last: more arguments of training.evaluate"
+    )
+    return p
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("ablation", choices=list(ABLATIONS))
-    parser.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
-    parser.add_argument("--clips", type=Path, required=True, help="videos to score: folder or list")
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs, bundles and figures")
-    parser.add_argument("--config", type=Path, help="TOML file of every variant's run")
-    parser.add_argument("--identity", type=Path, help="run of training.identity (Tables 5 and 6)")
-    parser.add_argument("--appearance", type=Path, help="run of training.appearance (Tables 5 and 6)")
-    parser.add_argument("--motion", type=Path, help="run of training.motion (Table 7)")
-    parser.add_argument(
-        "--minutes", type=float, help="training time of each variant; default: the run's steps"
-    )
-    parser.add_argument("--most", type=int, help="score the first so many clips only")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument(
-        "--evaluate", nargs=argparse.REMAINDER, default=[], help="last: more arguments of training.evaluate"
-    )
-    args = parser.parse_args(argv)
-    ablation, rows = ABLATIONS[args.ablation], []
+    args = _parser().parse_args(argv)
     try:
-        check(ablation, args)
-        for variant in ablation.variants:
-            folder = args.out / args.ablation / variant.value
-            train_variant(ablation, variant, args, folder)
-            rows.append(score_variant(ablation, args, folder))
-        named = {
-            v.value: {"published": v.published, "ours": row}
-            for v, row in zip(ablation.variants, rows, strict=True)
-        }
-        (args.out / args.ablation / "table.json").write_text(json.dumps(named, indent=1) + "\n")
+        check_fixed(args)
+        table = tabulate(ABLATIONS[args.ablation], args)
     except (MyTalkError, OSError) as error:
         print(f"training.ablate: {error}", file=sys.stderr)
         return 1
-    Console().print(layout(ablation, rows))
+    Console().print(table)
     return 0
 
 

@@ -29,7 +29,7 @@ from training.appearance_data import WHOLE, WINDOW, AppearanceBatch, AppearanceB
 from training.checkpoints import data_id
 from training.data import Clip, is_validation, list_clips
 from training.journal import Journal
-from training.launch import launch, run_parser
+from training.launch import launch, run_parser, with_arguments
 from training.settings import Runner, load_settings
 from training.task import Described, Losses, Modules, Network
 
@@ -243,7 +243,9 @@ def sized(name: str, references: str) -> ModelSize:
 
 def build(args: argparse.Namespace) -> AppearanceTask:
     """The task that the command line asks for."""
-    run = load_settings(AppearanceRun, args.config, {"size": args.size, "references": args.references})
+    given = {"size": args.size, "references": args.references}
+    run = load_settings(AppearanceRun, args.config, given)
+    run = replace(run, runner=with_arguments(run.runner, args))
     size = sized(run.size, run.references)
     clips = list_clips(args.data)
     kept = [clip for clip in clips if not is_validation(clip, clips)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from zipfile import BadZipFile
 
@@ -20,6 +20,7 @@ from mytalk.landmarks.warp import flow_shape, reference_flows
 from mytalk.models.appearance import REFERENCES, STRIDE, WINDOW_COLUMNS, WINDOW_ROWS
 from mytalk.types import F32
 from training.data import HELD_OUT_TAIL, Clip, crop_points
+from training.sources import SourceDraw
 
 REFERENCE_RANKS = ((0.0, 0.2), (0.6, 0.85), (0.9, 1.0))  # closed, half open, open: ranks by mouth opening
 MOUTH_ROWS, MOUTH_COLUMNS = 24, 30  # spread of the mouth's weight, crop pixels
@@ -43,8 +44,8 @@ WHOLE = Box(0, CROP, 0, CROP)
 class AppearanceDraw:
     """How batches are drawn (TOML table ``[data]``).
 
-    clips, targets: clips of one batch and process, and pictures of each. actor_share, synthetic_share: how
-    often a clip of these sources is drawn; the rest is GRID (where a source is missing: any).
+    clips, targets: clips of one batch and process, and pictures of each.
+    sources, other_sources: how often each source is drawn (``training.sources``); empty: every clip alike.
     neighbour_frames: references are further than this from every target.
     posed_references_share: share of references picked by mouth opening, as for an actor; the rest at random.
     landmark_shift_px, landmark_noise_px: how unsure landmarks are, of a whole face and of each point.
@@ -54,8 +55,8 @@ class AppearanceDraw:
 
     clips: int = 3
     targets: int = 3
-    actor_share: float = 0.4
-    synthetic_share: float = 0.35
+    sources: dict[str, float] = field(default_factory=dict)
+    other_sources: float = 1.0
     neighbour_frames: int = 5
     posed_references_share: float = 0.6
     landmark_shift_px: float = 0.4
@@ -94,22 +95,13 @@ class AppearanceBatches:
         kept = [c for c in clips if len(self._usable(c)) > REFERENCES]
         if not kept:
             raise BadInput(f"no clip to train on has more than {REFERENCES} pictures")
-        self.clips = {s: [c for c in kept if c.source == s] for s in ("actors", "synthetic", "grid")}
-        self.all = kept
+        self.draws = SourceDraw(kept, settings.sources, settings.other_sources)
 
     def _usable(self, clip: Clip) -> np.ndarray:
         """Indices into the clip's crops that are not held out."""
         picked, opening = self.arrays[clip.name]["picked"], self.arrays[clip.name]["opening"]
         usable = np.arange(len(picked))
         return usable[picked < len(opening) - HELD_OUT_TAIL] if clip.source == "actors" else usable
-
-    def _clip(self, random: np.random.Generator) -> Clip:
-        draw = random.random()
-        source = "actors" if draw < self.settings.actor_share else "synthetic"
-        if draw > self.settings.actor_share + self.settings.synthetic_share:
-            source = "grid"
-        pool = self.clips[source] or self.all
-        return pool[random.integers(len(pool))]
 
     def pick(self, clip: Clip, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Indices into the crops: targets [K], references [3] away from the targets' neighbours."""
@@ -163,7 +155,7 @@ class AppearanceBatches:
 
     def _draw_clip(self, random: np.random.Generator) -> tuple[np.ndarray, ...]:
         """What one clip gives to a batch: the fields of ``AppearanceBatch``, in order."""
-        clip, box = self._clip(random), self.box
+        clip, box = self.draws.pick(random), self.box
         rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
         target_index, reference_index = self.pick(clip, random)
         index = np.concatenate([reference_index, target_index])

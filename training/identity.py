@@ -21,9 +21,10 @@ from mytalk.errors import BadInput
 from mytalk.landmarks.layout import load_layout
 from mytalk.models.identity import ArcFace, IdentityConfig, IdentityExtractor
 from mytalk.models.sizes import ModelSize, load_size
+from training.bundles import extractor_of, is_bundle
 from training.checkpoints import data_id, read_checkpoint
 from training.journal import Journal
-from training.launch import launch, run_parser
+from training.launch import launch, run_parser, with_arguments
 from training.motion_data import MotionClip, load_for_training
 from training.settings import Runner, load_settings
 from training.task import Described, Losses, Modules, Network
@@ -126,7 +127,9 @@ class IdentityTask:
 
 
 def load_identity(path: Path) -> tuple[IdentityExtractor, IdentityConfig]:
-    """The averaged, frozen extractor of a run's folder or checkpoint."""
+    """The averaged, frozen extractor of a run's folder or checkpoint, or of an exported bundle."""
+    if is_bundle(path):
+        return extractor_of(path)
     saved = read_checkpoint(path / "last.pt" if path.is_dir() else path, "identity")
     config = IdentityConfig(**json.loads(saved["config"]))
     extractor = make_extractor(config)
@@ -139,6 +142,7 @@ def load_identity(path: Path) -> tuple[IdentityExtractor, IdentityConfig]:
 def build(args: argparse.Namespace) -> IdentityTask:
     """The task that the command line asks for."""
     run = load_settings(IdentityRun, args.config, {"size": args.size})
+    run = replace(run, runner=with_arguments(run.runner, args))
     size = load_size(run.size)
     loaded = load_for_training(args.data, size)
     torch.manual_seed(run.runner.seed)

@@ -8,6 +8,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from mytalk.errors import MyTalkError
 from training.runner import make_fabric, train
+from training.settings import Runner
 from training.task import Task
 
 
@@ -30,9 +32,17 @@ def run_parser(description: str | None, kind: type) -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="stop after so long; a later call goes on"
     )
+    parser.add_argument("--steps", type=int, help="optimiser steps of the run, over the file's")
+    parser.add_argument("--seed", type=int, help="of all that is random, over the file's")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of a process (default 2)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
     return parser
+
+
+def with_arguments(runner: Runner, args: argparse.Namespace) -> Runner:
+    """A run's settings with the command line's ``--steps`` and ``--seed`` in the place of the file's."""
+    given = {name: value for name in ("steps", "seed") if (value := getattr(args, name)) is not None}
+    return replace(runner, **given)
 
 
 def quiet() -> None:

@@ -29,7 +29,7 @@ from mytalk.types import F32, U8
 from training.checkpoints import LAST, data_id, read_checkpoint
 from training.identity import load_identity, make_extractor
 from training.journal import Journal
-from training.launch import launch, run_parser
+from training.launch import launch, run_parser, with_arguments
 from training.motion_data import MotionBatch, MotionBatches, MotionClip, MotionDraw, load_for_training
 from training.motion_loss import (
     NOISINGS,
@@ -156,7 +156,9 @@ def find_identity(run: Path | None, out: Path) -> tuple[IdentityExtractor, Ident
 
 def build(args: argparse.Namespace) -> MotionTask:
     """The task that the command line asks for."""
-    run = load_settings(MotionRun, args.config, {"size": args.size, "condition": args.identity_condition})
+    given = {"size": args.size, "condition": args.identity_condition}
+    run = load_settings(MotionRun, args.config, given)
+    run = replace(run, runner=with_arguments(run.runner, args))
     if args.identity_loss is not None:
         run = replace(run, loss=replace(run.loss, identity_weight=args.identity_loss))
     size = load_size(run.size)
@@ -178,7 +180,7 @@ def build(args: argparse.Namespace) -> MotionTask:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = run_parser(__doc__, MotionRun)
-    parser.add_argument("--identity", type=Path, help="run of training.identity (for a new run)")
+    parser.add_argument("--identity", type=Path, help="run of training.identity, or a bundle (for a new run)")
     parser.add_argument(
         "--identity-condition", help=f"how identity comes in (Table 5): {', '.join(CONDITIONS)}"
     )

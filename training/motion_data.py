@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -21,6 +21,7 @@ from mytalk.models.sizes import ModelSize
 from mytalk.speech import MEL_FRAMES_PER_FRAME, SILENCE
 from mytalk.types import F32
 from training.data import HELD_OUT_TAIL, Clip, is_validation, list_clips
+from training.sources import SourceDraw
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,22 @@ class MotionClip:
     log_mel: F32
     rest: F32
     features: F32
+
+    @property
+    def source(self) -> str:
+        """Where the clip is from."""
+        return self.clip.source
+
+    def beginning(self, frames: int) -> MotionClip:
+        """Its first frames, or all of it where there are fewer."""
+        rate = len(self.features) // len(self.displacement)
+        return replace(
+            self,
+            displacement=self.displacement[:frames],
+            upper=self.upper[:frames],
+            log_mel=self.log_mel[: frames * MEL_FRAMES_PER_FRAME],
+            features=self.features[: frames * rate],
+        )
 
 
 class MotionBatch(NamedTuple):
@@ -60,15 +77,15 @@ class MotionDraw:
 
     batch, frames: sequences of one batch and process, and their length. stitch: join clips of one person to
     full length, with silences; otherwise a sequence is one clip, cut or padded to ``frames`` (paper: 250).
-    synthetic_share, grid_share: how often a clip of these sources is drawn; the rest is demo actors.
+    sources, other_sources: how often each source is drawn (``training.sources``); empty: every clip alike.
     change_voice: another room and vocal tract for every sequence.
     """
 
     batch: int = 12
     frames: int = 200
     stitch: bool = True
-    synthetic_share: float = 0.5
-    grid_share: float = 0.38
+    sources: dict[str, float] = field(default_factory=dict)
+    other_sources: float = 1.0
     change_voice: bool = True
 
 
@@ -158,10 +175,9 @@ class MotionBatches:
         self.settings, self.config = settings, config
         self.hears_mel = config.speech == "log_mel"
         self.rate = MEL_FRAMES_PER_FRAME if self.hears_mel else AUDIO_PER_FRAME
-        self.by_source: dict[str, list[MotionClip]] = defaultdict(list)
+        self.draws = SourceDraw(clips, settings.sources, settings.other_sources)
         self.by_identity: dict[str, list[MotionClip]] = defaultdict(list)
         for clip in clips:
-            self.by_source[clip.clip.source].append(clip)
             self.by_identity[clip.clip.identity].append(clip)
 
     def _with_pause(self, moved: F32, log_mel: F32, random: np.random.Generator) -> None:
@@ -220,13 +236,12 @@ class MotionBatches:
         return SILENCE if self.hears_mel else 0.0
 
     def draw(self, random: np.random.Generator) -> MotionBatch:
-        """One batch: half synthetic people (all phonemes), half GRID (real mouths), sometimes demo actors."""
-        settings, rows = self.settings, []
-        for _ in range(settings.batch):
-            draw = random.random() - settings.synthetic_share
-            source = "synthetic" if draw < 0 else "grid" if draw < settings.grid_share else "actors"
-            pool = self.by_source.get(source) or [c for some in self.by_source.values() for c in some]
-            rows.append(self._sequence(pool[random.integers(len(pool))], random))
+        """One batch of clips by the weights of their sources."""
+        return self.batch_of([self.draws.pick(random) for _ in range(self.settings.batch)], random)
+
+    def batch_of(self, clips: list[MotionClip], random: np.random.Generator) -> MotionBatch:
+        """A sequence of each clip."""
+        rows = [self._sequence(clip, random) for clip in clips]
         moved, upper, features, rest, valid = (np.stack(x) for x in zip(*rows, strict=True))
         per_audio_frame = MEL_PER_AUDIO_FRAME if self.hears_mel else 1
         left = per_audio_frame * self.config.left_audio_frames

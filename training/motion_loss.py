@@ -141,7 +141,7 @@ class MotionObjective(nn.Module):
         self, loss: MotionLoss, model: MotionModel, identity: IdentityExtractor, layout: Layout, energy: float
     ) -> None:
         super().__init__()
-        self.loss, self.energy = loss, max(energy, 1e-12)
+        self.loss, self.layout, self.energy = loss, layout, max(energy, 1e-12)
         self.model, self.identity = model, identity.eval().requires_grad_(False)
         self.key = KeyLandmarks(identity)
         self.register_buffer("weights", point_weights(layout, model.config.coordinates), persistent=False)

@@ -6,7 +6,7 @@ import math
 import tomllib
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from mytalk.errors import BadInput
 
@@ -87,6 +87,10 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         if not isinstance(value, dict):
             raise BadInput(f"[{name}] must be a table")
         return _build(kind, value, f"{name}.")  # type: ignore[arg-type]
+    if get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise BadInput(f"[{name}] must be a table")
+        return {key: _typed(f"{name}.{key}", number, get_args(kind)[1]) for key, number in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -106,7 +110,11 @@ def _build(kind: type[C], values: dict[str, Any], prefix: str = "") -> C:
         if field.name not in values:
             continue
         value = values[field.name]
-        if field.default_factory is not MISSING and isinstance(value, dict):
+        if (
+            is_dataclass(hints[field.name])
+            and field.default_factory is not MISSING
+            and isinstance(value, dict)
+        ):
             own = field.default_factory()
             value = {f.name: getattr(own, f.name) for f in fields(own)} | value
         given[field.name] = _typed(prefix + field.name, value, hints[field.name])
