@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (make test i
 pytest.importorskip("lightning_fabric", reason="lightning-fabric is not installed (make test installs it)")
 
 from mytalk.landmarks.layout import load_layout  # noqa: E402
-from mytalk.models.conformer import rotary_tables  # noqa: E402
+from mytalk.models.conformer import ConformerBlock, rotary_tables  # noqa: E402
 from mytalk.models.identity import IdentityExtractor  # noqa: E402
 from mytalk.models.motion import MotionModel  # noqa: E402
 from mytalk.models.motion_config import CONDITIONS, MotionConfig  # noqa: E402
@@ -28,6 +28,8 @@ from training.motion_loss import (  # noqa: E402
     fit_code,
     point_weights,
 )
+from training.runner import recompute  # noqa: E402
+from training.task import Network  # noqa: E402
 
 SMALL = MotionConfig(dim=16, heads=2, hidden=16, layers=2, audio_dim=16, audio_heads=2, audio_hidden=16)
 
@@ -134,3 +136,28 @@ def test_the_paper_size_works_in_coordinates_and_asks_for_its_features(clips):
     torch.testing.assert_close(model.to_displacement(model.to_coefficients(moved)), moved)
     with pytest.raises(Exception, match="hears wav2vec2 features"):
         load_motion_clip(clips[0].clip, PAPER.motion, load_layout())
+
+
+@pytest.mark.parametrize("noising", ["levels", "two_copy", "whole"])
+@pytest.mark.parametrize("how", ["runner", "model"])
+def test_recomputed_activations_give_the_same_gradients(clips, noising, how):
+    """Every block runs twice then, dropout and all, whether the run or the model's own config asks for it."""
+    loss = MotionLoss(noising=noising)
+
+    def gradients(recomputed):
+        config = replace(SMALL, recompute=recomputed and how == "model")
+        task = objective(clips, loss, config)
+        calls = []
+        for block in task.model.denoiser.blocks:
+            block.attention.register_forward_hook(lambda *_: calls.append(1))
+        if recomputed and how == "runner":
+            recompute(Network("model", task, task.model, (ConformerBlock,)))
+        torch.manual_seed(3)
+        task(batch_of(clips), draw_plan(loss, SMALL.tokens, 1, 0))["total"].backward()
+        return len(calls), [p.grad for p in task.model.parameters()]
+
+    plain, plain_gradients = gradients(recomputed=False)
+    again, again_gradients = gradients(recomputed=True)
+    assert (plain, again) == (SMALL.layers, 2 * SMALL.layers)
+    for one, other in zip(plain_gradients, again_gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

@@ -27,9 +27,9 @@ from rich.table import Table
 
 from mytalk.engines import default_bundle
 from mytalk.errors import BadInput, MyTalkError
+from training import held_out
 from training.bundles import bundle_as_run, is_bundle
 from training.checkpoints import LAST, git_commit, read_checkpoint
-from training.held_out import held_out_figures
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -61,8 +61,7 @@ MOTION_COLUMNS = (
     "id_sim",
     "mouth_correlation",
     "landmark_distance_pct",
-    "landmark_id_sim",
-    "landmark_error_pct",
+    *held_out.KEYS,
 )
 CONDITION, LOSS, REFERENCES = "--identity-condition", "--identity-loss", "--references"
 ABLATIONS = {
@@ -166,30 +165,33 @@ def exported(ablation: Ablation, args: argparse.Namespace, folder: Path) -> Path
     return bundle
 
 
-def score_variant(ablation: Ablation, args: argparse.Namespace, folder: Path) -> Measured:
-    """Export a row's run and score it on the clips, and a motion run on the data's validation clips, too."""
+def scored_pictures(
+    ablation: Ablation, args: argparse.Namespace, folder: Path
+) -> tuple[dict[str, float | None], dict[str, dict[str, float]]]:
+    """Export a row's run and score what it shows of the clips: means, and figures by clip."""
     figures = folder / f"{ablation.mode}.json"
-    given = [
-        "--model",
-        str(exported(ablation, args, folder)),
-        "--clips",
-        str(args.clips),
-        "--mode",
-        ablation.mode,
-    ]
+    given = ["--model", str(exported(ablation, args, folder)), "--clips", str(args.clips)]
+    given += ["--mode", ablation.mode, "--json", str(figures)]
     if args.most is not None:
         given += ["--most", str(args.most)]
-    run_module("training.evaluate", *given, *args.evaluate, "--json", str(figures))
+    run_module("training.evaluate", *given, *args.evaluate)
     try:
         report = json.loads(figures.read_text())
-        mean, rows = dict(report["mean"]), dict(report["clips"])
+        return dict(report["mean"]), dict(report["clips"])
     except (OSError, ValueError, KeyError) as error:
         raise MyTalkError(f"{figures}: no figures ({error})") from error
+
+
+def score_variant(ablation: Ablation, args: argparse.Namespace, folder: Path) -> Measured:
+    """A row's figures: of pictures of ``--clips``, if wanted, and of motion on validation clips."""
+    mean: dict[str, float | None] = {}
+    rows: dict[str, dict[str, float]] = {}
+    if not args.without_pictures:
+        mean, rows = scored_pictures(ablation, args, folder)
     if ablation.trainer == "motion":
-        unseen = held_out_figures(folder / "run", args.data)
+        unseen = held_out.held_out_figures(folder / "run", args.data)
         rows |= unseen
-        for key in ("landmark_id_sim", "landmark_error_pct"):
-            mean[key] = float(np.mean([row[key] for row in unseen.values()]))
+        mean |= {key: float(np.mean([row[key] for row in unseen.values()])) for key in held_out.KEYS}
     clips = {key: {name: row[key] for name, row in rows.items() if row.get(key) is not None} for key in mean}
     return Measured(mean, clips)
 
@@ -280,8 +282,12 @@ def tabulate(ablation: Ablation, args: argparse.Namespace) -> Table:
     return table
 
 
-def check_fixed(args: argparse.Namespace) -> None:
-    """Raise ``BadInput`` for a fixed part that is neither a run nor a bundle, before anything is trained."""
+def check(args: argparse.Namespace) -> None:
+    """Raise ``BadInput`` for what cannot be scored, and a fixed part that is no run or bundle."""
+    if args.without_pictures and args.ablation == "references":
+        raise BadInput("references are about pictures: --without-pictures is for the motion model's tables")
+    if args.clips is None and not args.without_pictures:
+        raise BadInput("give --clips, the videos to score, or --without-pictures")
     for name in ("identity", "motion", "appearance"):
         path: Path = getattr(args, name)
         if not is_bundle(path) and not (path / LAST).is_file():
@@ -293,7 +299,12 @@ def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("ablation", choices=list(ABLATIONS))
     p.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
-    p.add_argument("--clips", type=Path, required=True, help="videos to score: folder or list")
+    p.add_argument("--clips", type=Path, help="videos to score: folder or list")
+    p.add_argument(
+        "--without-pictures",
+        action="store_true",
+        help="Tables 5 and 6 by landmarks of the validation clips alone: nothing is exported or painted",
+    )
     p.add_argument("--out", type=Path, required=True, help="folder for runs, bundles and figures")
     p.add_argument(
         "--config",
@@ -318,7 +329,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = _parser().parse_args(argv)
     try:
-        check_fixed(args)
+        check(args)
         table = tabulate(ABLATIONS[args.ablation], args)
     except (MyTalkError, OSError) as error:
         print(f"training.ablate: {error}", file=sys.stderr)

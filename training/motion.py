@@ -98,7 +98,7 @@ class MotionTask:
         weights = point_weights(self.layout, config.coordinates)
         energy = fit_code(model, [clip.displacement for clip in clips], weights)
         objective = MotionObjective(run.loss, model, self.extractor, self.layout, energy)
-        self.networks = (Network("model", objective, model, (ConformerBlock,), ("two_copies",)),)
+        self.networks = (Network("model", objective, model, (ConformerBlock,)),)
 
     def draw(self, random: np.random.Generator) -> MotionBatch:
         """One batch of sequences."""

@@ -26,7 +26,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     checkpoint_wrapper,
 )
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard
 
 from mytalk.errors import BadInput, MyTalkError
 from mytalk.models.checkpoint import save_checkpoint
@@ -68,16 +68,12 @@ def precision_of(runner: Runner, device: str) -> Precision:
     return Autocast("bf16-mixed", device) if name == "bf16-mixed" else Precision()
 
 
-def shard(
-    module: nn.Module, mesh: DeviceMesh, blocks: tuple[type[nn.Module], ...], methods: tuple[str, ...]
-) -> nn.Module:
+def shard(module: nn.Module, mesh: DeviceMesh, blocks: tuple[type[nn.Module], ...]) -> nn.Module:
     """FSDP2 over all processes: every block by itself, then the rest; frozen weights stay whole."""
     frozen = {p for p in module.parameters() if not p.requires_grad}
     for part in module.modules():
         if isinstance(part, blocks):
             fully_shard(part, mesh=mesh["data_parallel"])
-            for method in methods:
-                register_fsdp_forward_method(part, method)
     fully_shard(module, mesh=mesh["data_parallel"], ignored_params=frozen)
     return module
 
@@ -92,9 +88,8 @@ def make_fabric(runner: Runner, networks: tuple[Network, ...], device: str = "au
         if world == 1:
             raise BadInput("fsdp shards over several processes: start with torchrun")
         blocks = tuple({kind for network in networks for kind in network.blocks})
-        methods = tuple({name for network in networks for name in network.block_methods})
         strategy = ModelParallelStrategy(
-            partial(shard, blocks=blocks, methods=methods), data_parallel_size=world, tensor_parallel_size=1
+            partial(shard, blocks=blocks), data_parallel_size=world, tensor_parallel_size=1
         )
     return Fabric(
         accelerator=accelerator,
@@ -130,6 +125,15 @@ def mean_of_some(values: list[float]) -> float:
     return sum(there) / len(there) if there else math.nan
 
 
+def recompute(network: Network) -> None:
+    """Have the blocks recompute their activations in the backward pass (activation checkpointing)."""
+    apply_activation_checkpointing(
+        network.objective,
+        checkpoint_wrapper_fn=checkpoint_wrapper,
+        check_fn=lambda part: isinstance(part, network.blocks),
+    )
+
+
 class Training(Generic[B]):
     """Networks, optimisers, averages and position of one run; goes on from ``out/last.pt`` if it is there."""
 
@@ -149,12 +153,8 @@ class Training(Generic[B]):
             self._resume(out / LAST)
 
     def _set_up(self, network: Network) -> None:
-        if self.runner.recompute and network.blocks:
-            apply_activation_checkpointing(
-                network.objective,
-                checkpoint_wrapper_fn=checkpoint_wrapper,
-                check_fn=lambda part: isinstance(part, network.blocks),
-            )
+        if self.runner.recompute:
+            recompute(network)
         module = self.fabric.setup_module(network.objective)
         decay = self.runner.weight_decay if network.weight_decay is None else network.weight_decay
         optimiser = torch.optim.AdamW(

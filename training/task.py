@@ -23,7 +23,6 @@ class Network:
     objective: what is called (its ``forward`` alone, since DDP and FSDP hang on that).
     trained: the part of it whose weights are optimised and saved.
     blocks: kinds of submodule to shard one by one (FSDP) and to recompute (activation checkpointing).
-    block_methods: methods of a block that are called beside its ``forward``.
     learning_rate: a constant of its own; None follows the run's schedule.
     """
 
@@ -31,7 +30,6 @@ class Network:
     objective: nn.Module
     trained: nn.Module
     blocks: tuple[type[nn.Module], ...] = ()
-    block_methods: tuple[str, ...] = ()
     betas: tuple[float, float] = (0.9, 0.98)
     learning_rate: float | None = None
     weight_decay: float | None = None

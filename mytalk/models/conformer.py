@@ -103,13 +103,14 @@ class CausalConvolution(nn.Module):
         mixed = self.depthwise(padded.transpose(1, 2)).transpose(1, 2)
         return self.out(self.inner_norm(mixed)), gated
 
-    def two_copies(self, x: Tensor, own: Tensor) -> Tensor:
-        """Clean and noised copy of a sequence at once, [B, 2 F, D] → [B, 2 F, D]; see ``two_copies.py``.
+    def two_copies(self, x: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean and noised copy of a sequence at once, [B, 2 F, D] → output, gated input (``two_copies.py``).
 
         own: bool [k, F], whether the frame j places earlier lies in the same block. The noised copy hears
         noised frames of its own block and clean ones of earlier blocks, as it does when it streams.
         """
-        clean, noised = F.glu(self.expand(self.norm(x)), dim=-1).chunk(2, dim=1)
+        gated = F.glu(self.expand(self.norm(x)), dim=-1)
+        clean, noised = gated.chunk(2, dim=1)
         frames = clean.shape[1]
         padded = [F.pad(part, (0, 0, self.kernel - 1, 0)) for part in (clean, noised)]
         first = self.depthwise(padded[0].transpose(1, 2)).transpose(1, 2)
@@ -119,7 +120,7 @@ class CausalConvolution(nn.Module):
             start = self.kernel - 1 - back
             past, same = (part[:, start : start + frames] for part in padded)
             second = second + weight[:, start] * torch.where(own[back, :, None], same, past)
-        return self.out(self.inner_norm(torch.cat([first, second], dim=1)))
+        return self.out(self.inner_norm(torch.cat([first, second], dim=1))), gated
 
 
 class CrossAttention(nn.Module):
@@ -172,22 +173,21 @@ class ConformerBlock(nn.Module):
         past: tuple[Tensor, Tensor, Tensor] | None = None,
         context: Tensor | None = None,
         valid: Tensor | None = None,
+        own: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x [B, T, D]; past = keys, values [B, W, D] and convolution tail [B, k-1, D].
 
         valid: bool [B, T], False where a frame is padding (attention is told by ``mask``).
+        own: x is the clean and the noised copy of a sequence, see ``CausalConvolution.two_copies``; it goes
+        through this call, too, so that recomputing and sharding know of it.
         Returns the output and this call's keys, values and gated convolution input, each [B, T, D].
         """
         x, key, value = self._attend(x, rotary, mask, None if past is None else past[:2], context)
-        convolved, gated = self.convolution(x, None if past is None else past[2], valid)
+        if own is None:
+            convolved, gated = self.convolution(x, None if past is None else past[2], valid)
+        else:
+            convolved, gated = self.convolution.two_copies(x, own)
         return self._finish(x + convolved), key, value, gated
-
-    def two_copies(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, own: Tensor, context: Tensor | None
-    ) -> Tensor:
-        """Clean and noised copy of a sequence, [B, 2 F, D] → [B, 2 F, D]; see ``two_copies.py``."""
-        x = self._attend(x, rotary, mask, None, context)[0]
-        return self._finish(x + self.convolution.two_copies(x, own))
 
     def _attend(
         self,

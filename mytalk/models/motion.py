@@ -12,6 +12,7 @@ here). Positions are rotary, since relative ones are not mentioned and would cos
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -137,6 +138,13 @@ class Denoiser(nn.Module):
             x = x + self.key(identity)[:, None]
         return x, self._time_embedding(level), self._contexts(identity)
 
+    def run_block(self, block: nn.Module, given: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A block's results for the arguments given, its activations recomputed where the config says so."""
+        recompute = self.config.recompute and self.training
+        found: tuple[Tensor, Tensor, Tensor, Tensor]
+        found = checkpoint(block, *given, use_reentrant=False) if recompute else block(*given)
+        return found
+
     def _contexts(self, identity: Tensor) -> list[Tensor | None]:
         tokens = (self.config.identity_tokens, -1)
         if self.config.condition not in CROSS:
@@ -175,11 +183,8 @@ class Denoiser(nn.Module):
         memory: list[tuple[Tensor, Tensor, Tensor]] = []
         for i, (block, project) in enumerate(zip(self.blocks, self.speech, strict=True)):
             layer_past = None if past is None else (past[0][:, i], past[1][:, i], past[2][:, i])
-            arguments = (x + time + project(speech), rotary, mask, layer_past, contexts[i], valid)
-            if self.config.recompute and self.training:
-                x, key, value, gated = checkpoint(block, *arguments, use_reentrant=False)
-            else:
-                x, key, value, gated = block(*arguments)
+            given = (x + time + project(speech), rotary, mask, layer_past, contexts[i], valid)
+            x, key, value, gated = self.run_block(block, given)
             memory.append((key, value, gated))
         keys, values, gates = (torch.stack(part, dim=1) for part in zip(*memory, strict=True))
         return self.leave(x), keys, values, gates

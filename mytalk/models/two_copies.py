@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mytalk.models.conformer import ConformerBlock
 from mytalk.models.motion import Denoiser
 
 
@@ -61,7 +60,7 @@ def denoise_two_copies(
     doubled = (rotary[0].repeat(1, 2, 1), rotary[1].repeat(1, 2, 1))
     mask, own = two_copy_mask(blocks, window), own_block(blocks, config.kernel)
     for block, project, context in zip(denoiser.blocks, denoiser.speech, contexts, strict=True):
-        assert isinstance(block, ConformerBlock)
-        x = block.two_copies(x + time + project(speech).repeat(1, 2, 1), doubled, mask, own, context)
+        given = (x + time + project(speech).repeat(1, 2, 1), doubled, mask, None, context, None, own)
+        x = denoiser.run_block(block, given)[0]
     predicted: Tensor = denoiser.leave(x[:, clean.shape[1] :])
     return predicted
