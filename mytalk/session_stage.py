@@ -122,6 +122,7 @@ class Stage:
             clip_index=self._actor.clip_index(max(0, self.position))
             if shown is None
             else shown.shows.clip_index,
+            play_position=max(0, self.position),
             speech_sample=speech_sample,
             late=late,
             slack_s=slack_s,

@@ -121,7 +121,8 @@ class AvSlice:
 
     slot: index on the session's playout timeline (slot k leaves at start + k · 40 ms), gapless.
     samples: int16 [1920], 48 kHz mono — the speech itself, or zeros.
-    picture: uint8 RGB [H, W, 3], or None: show the idle picture of ``clip_index``.
+    picture: uint8 RGB [H, W, 3], or None: show the idle picture of ``clip_index``, unless it is late.
+    play_position: where the actor's clip stands in play order (``ActorView.order``), not wrapped.
     speech_sample: position of samples[0] in the utterance at 48 kHz; None when idle.
     late: the picture was due but not ready, and the previous one is repeated.
     slack_s: how long before the deadline the picture was ready (seconds; negative when late; None when idle).
@@ -131,6 +132,7 @@ class AvSlice:
     samples: I16
     picture: U8 | None
     clip_index: int
+    play_position: int
     speech_sample: int | None
     late: bool
     slack_s: float | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -21,11 +22,13 @@ from mytalk.prepared import PreparedCache
 from server import rtc_setup
 from server.actors import MB, ActorPool
 from server.app import Routes, check_page
-from server.cast import Cast, FolderCast
+from server.cast import Cast, FolderCast, SharedRenderer
 from server.config import TOKEN_VARIABLE, ConfigError, ServerConfig, parse
+from server.idle_reel import IdleReel
 from server.metrics import Metrics
 from server.sessions import Sessions
 from server.uploads import Uploads
+from server.video_encoder import VP8, choose
 from server.worker import Worker
 
 logger = logging.getLogger("server")
@@ -74,6 +77,7 @@ class Server:
     """Everything that runs, in the order in which it starts and ends."""
 
     def __init__(self, config: ServerConfig, cast: Cast) -> None:
+        """config: its video encoder is a certain one, not ``auto``."""
         self._config = config
         self._metrics = Metrics()
         self._worker = Worker(time.monotonic)
@@ -83,6 +87,7 @@ class Server:
             self._metrics,
             capacity=config.loaded_actors,
             memory_bytes=config.actor_memory_mb * MB,
+            make_reel=None if config.video_encoder == VP8 else self._reel,
         )
         self._sessions = Sessions(config, self._actors, self._worker, self._metrics, time.monotonic)
         # fixed here: an actor that is uploaded later does not become the default by its name
@@ -101,6 +106,14 @@ class Server:
         )
         # no access log: it would write down tokens of page and WebSocket addresses
         self._runner = web.AppRunner(self._routes.app(), access_log=None, shutdown_timeout=1.0)
+
+    def _reel(self, renderer: SharedRenderer) -> IdleReel:
+        return IdleReel(
+            renderer.view.order,
+            renderer.idle_picture,
+            name=self._config.video_encoder,
+            bits_per_s=self._config.video_bits_per_s,
+        )
 
     async def startup(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Load the actors, then accept connections."""
@@ -136,6 +149,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    config = dataclasses.replace(config, video_encoder=choose(config.video_encoder))
+    logger.info("video is encoded by %s", config.video_encoder)
     rtc_setup.set_up(
         video_bits_per_s=config.video_bits_per_s,
         loopback=config.is_loopback,

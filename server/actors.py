@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mytalk.errors import BadInput, MyTalkError, Overloaded
 from server.cast import TESTCARD, Cast, SharedRenderer
+from server.idle_reel import IdleReel
 from server.metrics import Metrics
 from server.worker import Worker
 
@@ -39,6 +41,7 @@ class ActorsFull(Overloaded):
 class _Loaded:
     renderer: SharedRenderer
     idle: asyncio.Task[None]
+    reel: IdleReel | None
     users: int = 0
     last_use: int = 0
 
@@ -47,10 +50,19 @@ class ActorPool:
     """At most ``capacity`` actors, in ``memory_bytes``, stay in memory; those that are in use always do."""
 
     def __init__(
-        self, cast: Cast, worker: Worker, metrics: Metrics, *, capacity: int, memory_bytes: int
+        self,
+        cast: Cast,
+        worker: Worker,
+        metrics: Metrics,
+        *,
+        capacity: int,
+        memory_bytes: int,
+        make_reel: Callable[[SharedRenderer], IdleReel] | None = None,
     ) -> None:
+        """make_reel: for a prepared actor, its idle loop to be encoded; None: every viewer has its own."""
         self.cast = cast
         self._worker, self._metrics = worker, metrics
+        self._make_reel = make_reel
         self._capacity, self._memory_bytes = capacity, memory_bytes
         self._loaded: dict[str, _Loaded] = {}
         self._deleted: list[_Loaded] = []  # still talking
@@ -102,6 +114,10 @@ class ActorPool:
         loaded.users += 1
         loaded.last_use = self._uses
         return loaded.renderer
+
+    def reel_of(self, renderer: SharedRenderer) -> IdleReel | None:
+        """The idle loop of an actor in memory as it is encoded for all its viewers."""
+        return next((loaded.reel for loaded in self._loaded.values() if loaded.renderer is renderer), None)
 
     def give_back(self, renderer: SharedRenderer) -> None:
         """A session no longer uses the actor."""
@@ -162,10 +178,11 @@ class ActorPool:
         finally:
             if self._loading.get(name) is asyncio.current_task():  # else deleted; the name may be another's
                 self._stop_loading(name)
-        idle = asyncio.create_task(self._render_idle(renderer), name=f"idle pictures of {name}")
+        reel = None if self._make_reel is None else self._make_reel(renderer)
+        idle = asyncio.create_task(self._render_idle(renderer, reel), name=f"idle pictures of {name}")
         idle.add_done_callback(_look_at)
         self._uses += 1
-        self._loaded[name] = _Loaded(renderer, idle, last_use=self._uses)
+        self._loaded[name] = _Loaded(renderer, idle, reel, last_use=self._uses)
         self._evict(keep=name)
         self._count()
 
@@ -191,14 +208,19 @@ class ActorPool:
         if renderer.progress[0] > begin:
             await asyncio.to_thread(renderer.keep)
 
-    async def _render_idle(self, renderer: SharedRenderer) -> None:
+    async def _render_idle(self, renderer: SharedRenderer, reel: IdleReel | None) -> None:
         await self._worker.in_pieces(renderer.render_next_idle, seldom=True)
         await asyncio.to_thread(renderer.keep)
+        if reel is not None:
+            await self._worker.in_pieces(reel.encode_next, seldom=True)
 
     @property
     def _used_bytes(self) -> int:
         every = [*self._loaded.values(), *self._deleted]
-        return sum(loaded.renderer.memory_bytes for loaded in every) + sum(self._reserved_bytes.values())
+        reels = sum(loaded.reel.memory_bytes for loaded in every if loaded.reel is not None)
+        return (
+            reels + sum(loaded.renderer.memory_bytes for loaded in every) + sum(self._reserved_bytes.values())
+        )
 
     def _make_room(self, name: str, need_bytes: int) -> None:
         """Reserve memory for an actor, others leaving for it; raises ``ActorsFull`` or ``MyTalkError``."""

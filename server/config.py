@@ -17,6 +17,7 @@ from mytalk.engines import default_bundle
 from mytalk.errors import MyTalkError
 from server.origin import is_origin
 from server.upload_config import UploadConfig
+from server.video_encoder import ENCODERS
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN_VARIABLE = "MYTALK_TOKEN"
@@ -46,6 +47,8 @@ class ServerConfig:
     max_sessions: people talking at once; the next one gets 503.
     stun: STUN server URLs for sessions beyond the local network; none by default.
     video_bits_per_s: start bit rate of the video, and its ceiling is twice that.
+    video_encoder: ``libx264`` or ``h264_nvenc`` (H.264), or ``vp8``; ``auto`` takes what works, a card
+        first. A client that lacks the codec gets the other one.
     max_body_bytes: largest request body.
     connect_deadline_s: a peer that has not connected by then is given up.
     vanish_after_s: a peer that answers nothing for about so long is gone.
@@ -71,6 +74,7 @@ class ServerConfig:
     max_sessions: int = 4
     stun: tuple[str, ...] = ()
     video_bits_per_s: int = 2_000_000
+    video_encoder: str = "auto"
     max_body_bytes: int = 256 * 1024
     connect_deadline_s: float = 20.0
     vanish_after_s: float = 15.0
@@ -90,6 +94,10 @@ class ServerConfig:
             ),
             (min(self.actor_memory_mb, self.cache_mb) < 1, "actor_memory_mb and cache_mb must be at least 1"),
             (self.max_body_bytes < 1024, "max_body_bytes must be at least 1024"),
+            (
+                self.video_encoder not in ENCODERS,
+                f"video_encoder must be one of {', '.join(ENCODERS)}, not {self.video_encoder!r}",
+            ),
             (self.video_bits_per_s < 100_000, "video_bits_per_s must be at least 100000"),
             (
                 min(self.connect_deadline_s, self.vanish_after_s, self.shutdown_deadline_s) <= 0,
@@ -284,6 +292,12 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--bundle", type=Path, metavar="DIR", help="folder of the trained weights")
     how.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads of the engine (default: it decides)"
+    )
+    how.add_argument(
+        "--video-encoder",
+        choices=ENCODERS,
+        metavar="NAME",
+        help=f"what encodes the video: {', '.join(ENCODERS)} (default auto: a card's encoder, or libx264)",
     )
     parser.add_argument("--stun", action="append", metavar="URL", help="STUN server, as stun:host:port")
     parser.add_argument(

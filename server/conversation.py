@@ -12,6 +12,7 @@ from mytalk.session import TalkSession
 from mytalk.session_report import SessionEvent
 from mytalk.types import I16, U8, AvSlice, Job, JobResult, MotionJob
 from server.cast import SharedRenderer
+from server.idle_reel import IdleReel
 from server.metrics import Figures, Metrics
 from server.speech_socket import Message
 from server.tracks import AudioOut, VideoOut
@@ -47,7 +48,9 @@ class Conversation:
         worker: Worker,
         metrics: Metrics,
         clock: Callable[[], float],
+        reel: IdleReel | None = None,
     ) -> None:
+        """reel: the actor's idle loop as it is encoded for everybody."""
         self.id = session_id
         self.clock = clock
         self.figures = Figures(metrics)
@@ -58,6 +61,7 @@ class Conversation:
         self._renderer = renderer
         self._worker = worker
         self._metrics = metrics
+        self._reel = reel
         self._listeners: set[Listener] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._media = False
@@ -216,16 +220,17 @@ class Conversation:
             self._worker.wake()
 
     def _emit(self, piece: AvSlice, due_s: float, now: float) -> None:
-        picture = piece.picture
+        picture, part = piece.picture, None
         if picture is None and piece.late:
             picture = self._last_picture
         if picture is None:
             picture = self._renderer.idle_picture(piece.clip_index)
+            part = None if self._reel is None else self._reel.part(piece.play_position)
         self._last_picture = picture
         self.figures.slice_emitted(piece, due_s, now)
         if not self._media:
             return
-        if not self.video.put(piece.slot, picture):
+        if not self.video.put(piece.slot, picture, part):
             self.figures.dropped_pictures += 1
             self._metrics.dropped.labels("video").inc()
         if not self.audio.put(piece.slot, piece.samples, due_s):

@@ -22,33 +22,35 @@ from aiortc import (
 from mytalk.errors import BadInput
 from server.conversation import Conversation
 from server.listening import Listener
-from server.rtc_setup import take_packets
+from server.rtc_setup import take_packets, use_own_encoder
 from server.signalling import Offer
 from server.speech_socket import Message, SpeechChannel
+from server.video_encoder import preferred_codecs
 
 logger = logging.getLogger(__name__)
 CHANNEL_LABEL = "speech"
 CLOSE_DEADLINE_S = 2.0
 CHANNEL_BACKLOG_BYTES = 256 * 1024  # a data channel client that leaves more unread misses messages
-VIDEO_CODECS = (
-    "video/VP8",
-    "video/H264",
-)  # in order of preference; VP8 encodes in a fifth of H264's time here
 AUDIO_CODECS = ("audio/opus",)
 
 
 class Peer:
-    """The connection of one conversation. ``on_gone`` is called once when the other side is lost for good."""
+    """The connection of one conversation. ``on_gone`` is called once when the other side is lost for good.
+
+    video_encoder: one of ``video_encoder.ENCODERS`` but ``auto``.
+    """
 
     def __init__(
         self,
         conversation: Conversation,
         *,
         stun: Sequence[str],
+        video_encoder: str,
         connect_deadline_s: float,
         on_gone: Callable[[str], None],
     ) -> None:
         self._conversation = conversation
+        self._video_encoder = video_encoder
         self._connect_deadline_s = connect_deadline_s
         self._on_gone = on_gone
         self._gone = False
@@ -69,11 +71,12 @@ class Peer:
         video = connection.addTransceiver(self._conversation.video, direction="sendonly")
         # before setRemoteDescription: later it is ignored
         _prefer(audio, "audio", AUDIO_CODECS)
-        _prefer(video, "video", VIDEO_CODECS)
+        _prefer(video, "video", preferred_codecs(self._video_encoder))
         take_packets(audio.receiver, self._ear.receive)
         try:
             await connection.setRemoteDescription(RTCSessionDescription(sdp=offer.sdp, type="offer"))
             answer = await connection.createAnswer()
+            use_own_encoder(video, self._video_encoder)
             await connection.setLocalDescription(answer)
         except Exception as error:  # aiortc raises whatever a strange SDP runs it into
             logger.info("an offer could not be answered: %s: %s", type(error).__name__, error)

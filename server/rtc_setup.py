@@ -7,9 +7,11 @@ from collections.abc import Callable
 import aioice.ice
 import aiortc.codecs.h264
 import aiortc.codecs.vpx
-from aiortc import RTCRtpReceiver
+from aiortc import RTCRtpReceiver, RTCRtpTransceiver
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.rtp import RtpPacket
+
+from server.video_encoder import encoder_for
 
 _interface_addresses = aioice.ice.get_host_addresses
 LOOPBACK = "127.0.0.1"
@@ -67,3 +69,15 @@ def take_packets(receiver: RTCRtpReceiver, take: Callable[[RtpPacket], None]) ->
     if not isinstance(getattr(receiver, name), JitterBuffer):
         raise RuntimeError("aiortc's receiver has no jitter buffer of the expected name")
     setattr(receiver, name, _Tap(take))
+
+
+def use_own_encoder(transceiver: RTCRtpTransceiver, encoder: str) -> None:
+    """Have an outgoing video encoded by us; call when the codec is agreed and nothing was sent yet.
+
+    encoder: as in ``video_encoder.encoder_for``. Without an agreed codec (video refused) nothing happens.
+    """
+    name = "_RTCRtpSender__encoder"
+    if getattr(transceiver.sender, name) is not None:
+        raise RuntimeError("aiortc's sender has an encoder already")
+    if transceiver._codecs:
+        setattr(transceiver.sender, name, encoder_for(transceiver._codecs[0].mimeType, encoder))

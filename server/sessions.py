@@ -122,11 +122,15 @@ class Sessions:
             seed=secrets.randbits(62),
             now=self._clock(),
         )
-        conversation = Conversation(session_id, talk, renderer, self._worker, self._metrics, self._clock)
+        reel = self._actors.reel_of(renderer)
+        conversation = Conversation(
+            session_id, talk, renderer, self._worker, self._metrics, self._clock, reel
+        )
         session.conversation = conversation
         session.peer = Peer(
             conversation,
             stun=self._config.stun,
+            video_encoder=self._config.video_encoder,
             connect_deadline_s=self._config.connect_deadline_s,
             on_gone=lambda why: self.close_soon(session_id, why),
         )

@@ -13,17 +13,15 @@ import numpy as np
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 
-from mytalk.clock import FPS, PLAYOUT_RATE, PLAYOUT_SAMPLES_PER_FRAME, exact_div
+from mytalk.clock import PLAYOUT_RATE, PLAYOUT_SAMPLES_PER_FRAME, exact_div
 from mytalk.types import I16, U8
+from server.video_encoder import OutPicture, ReelPart
 
-VIDEO_RATE = 90_000  # Hz, the RTP clock of video
-VIDEO_TICKS_PER_FRAME = exact_div(VIDEO_RATE, FPS)  # 3,600
 PACKET_SAMPLES = exact_div(PLAYOUT_RATE, 50)  # one Opus packet: 960 samples, 20 ms
 PACKET_S = PACKET_SAMPLES / PLAYOUT_RATE
 PACKETS_PER_SLICE = exact_div(PLAYOUT_SAMPLES_PER_FRAME, PACKET_SAMPLES)  # 2
 VIDEO_QUEUE = 2  # pictures waiting for the encoder; older ones are of no use
 AUDIO_QUEUE = 50  # packets: one second, so that a short stall of the sender loses no sound
-VIDEO_TIME_BASE = fractions.Fraction(1, VIDEO_RATE)
 AUDIO_TIME_BASE = fractions.Fraction(1, PLAYOUT_RATE)
 
 Item = TypeVar("Item")
@@ -74,22 +72,22 @@ class VideoOut(MediaStreamTrack):  # type: ignore[misc]
         super().__init__()
         self._clock = clock
         self._on_sent = on_sent
-        self._queue: DropOldest[tuple[int, U8]] = DropOldest(VIDEO_QUEUE)
+        self._queue: DropOldest[OutPicture] = DropOldest(VIDEO_QUEUE)
         self._handed_out_s: float | None = None
 
-    def put(self, slot: int, picture: U8) -> bool:
-        """Queue uint8 RGB [H, W, 3] for a slot; False when an older picture was dropped for it."""
-        return self._queue.put((slot, picture))
+    def put(self, slot: int, picture: U8, part: ReelPart | None = None) -> bool:
+        """Queue uint8 RGB [H, W, 3] for a slot; False when an older picture was dropped for it.
 
-    async def recv(self) -> av.VideoFrame:
-        """Next picture, as RGB: aiortc converts it in the thread that encodes it."""
+        part: the same picture as it was encoded for everybody, where it was.
+        """
+        return self._queue.put(OutPicture(picture, slot, part))
+
+    async def recv(self) -> OutPicture:
+        """Next picture, as RGB: it is converted in the thread that encodes it."""
         if self._handed_out_s is not None:
             self._on_sent(self._clock() - self._handed_out_s)
             self._handed_out_s = None
-        slot, picture = await self._queue.get()
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
-        frame.pts = slot * VIDEO_TICKS_PER_FRAME
-        frame.time_base = VIDEO_TIME_BASE
+        frame = await self._queue.get()
         self._handed_out_s = self._clock()
         return frame
 

@@ -131,9 +131,11 @@ class FakeCast:
 @contextlib.asynccontextmanager
 async def running(cast: FakeCast | None = None, **settings: Any) -> AsyncIterator[str]:
     """A server on a free loopback port; yields its URL."""
-    config = ServerConfig(**settings)
+    config = ServerConfig(**{"video_encoder": "libx264", **settings})
     rtc_setup.set_up(
-        video_bits_per_s=config.video_bits_per_s, loopback=True, vanish_after_s=config.vanish_after_s
+        video_bits_per_s=config.video_bits_per_s,
+        loopback=True,
+        vanish_after_s=config.vanish_after_s,
     )
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

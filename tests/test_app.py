@@ -67,7 +67,7 @@ async def test_a_session_from_offer_to_end() -> None:
         assert (answer["type"], answer["actor"]) == ("answer", "bob")
         rtpmaps = [line for line in answer["sdp"].splitlines() if line.startswith("a=rtpmap")]
         assert "opus" in rtpmaps[0]
-        assert next(line for line in rtpmaps if "/90000" in line).endswith("VP8/90000")
+        assert next(line for line in rtpmaps if "/90000" in line).endswith("H264/90000")
         assert any("H264" in line for line in rtpmaps)
         path = f"/v1/sessions/{answer['session_id']}"
         status, stats, _ = await ask(url, "GET", f"{path}/stats")

@@ -11,7 +11,9 @@ from server.metrics import WINDOW, Figures, Metrics, percentiles_ms
 
 
 def piece(slot: int, speech: bool, late: bool = False, slack_s: float | None = None) -> AvSlice:
-    return AvSlice(slot, np.zeros(1920, np.int16), None, 0, slot * 1920 if speech else None, late, slack_s, 0)
+    return AvSlice(
+        slot, np.zeros(1920, np.int16), None, 0, slot, slot * 1920 if speech else None, late, slack_s, 0
+    )
 
 
 def test_percentiles_of_a_window() -> None:

@@ -177,3 +177,20 @@ async def an_offer() -> str:
     text = str(pc.localDescription.sdp)
     await pc.close()
     return text
+
+
+async def test_a_viewer_of_the_shared_idle_loop_sees_the_mouth_open_and_close() -> None:
+    """The loop was encoded before anybody came; its pictures are black, talking ones are brighter."""
+    async with running() as url, calling(url) as client:
+        await client.until(lambda: len(client.pictures) > 60)
+        assert max(level for _, _, level in client.pictures) < 20
+        client.push(voice(1.0, 24_000), 24_000)
+        await client.until(lambda: client.told("speech_ended"))
+        spoken = len(client.pictures)
+        assert max(level for _, _, level in client.pictures) > 70
+        await client.until(
+            lambda: len(client.pictures) > spoken + 90
+        )  # the tail closes the mouth; then back on the loop
+        assert max(level for _, _, level in client.pictures[spoken + 30 :]) < 20
+        steps = np.diff([media_s for _, media_s, _ in client.pictures]) / 0.04
+        np.testing.assert_allclose(steps, steps.round(), atol=1e-6)

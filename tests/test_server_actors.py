@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -279,3 +280,30 @@ async def test_a_talking_session_loses_no_picture_while_an_actor_is_prepared() -
     if busy and 0 < stats["late_frames"] < 8:
         pytest.skip("the machine is busy with other things")
     assert stats["late_frames"] == 0
+
+
+async def test_the_idle_loop_is_encoded_once_its_pictures_are_final(worker: Worker) -> None:
+    cast = BigCast()
+    left_at_begin: list[int] = []
+
+    class Reel:
+        pieces = 0
+        memory_bytes = 500
+
+        def encode_next(self) -> bool:
+            left_at_begin.append(cast.renderers["bob"].idle_left)
+            self.pieces += 1
+            return self.pieces < 3
+
+    reel: Any = Reel()
+    pool = ActorPool(
+        cast, worker, Metrics(), capacity=2, memory_bytes=1_000_000, make_reel=lambda renderer: reel
+    )
+    renderer = await pool.take("bob")
+    assert pool.reel_of(renderer) is reel
+    async with asyncio.timeout(5):
+        while reel.pieces < 3:
+            await asyncio.sleep(0.01)
+    assert set(left_at_begin) == {0}
+    pool.give_back(renderer)
+    await pool.close()
