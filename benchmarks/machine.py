@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("mytalk", "aiortc", "av", "numpy", "onnxruntime", "uvloop")
+PACKAGES = (
+    "mytalk",
+    "aiortc",
+    "av",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "torch",
+    "torch-tensorrt",
+    "uvloop",
+)
 
 
 def machine() -> dict[str, Any]:

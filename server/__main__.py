@@ -19,6 +19,7 @@ from aiohttp import web
 
 from mytalk.errors import MyTalkError
 from mytalk.prepared import PreparedCache
+from mytalk.renderer import ENCODE_BATCH
 from server import rtc_setup
 from server.actors import MB, ActorPool
 from server.app import Routes, check_page
@@ -66,9 +67,20 @@ def main(argv: Sequence[str] | None = None, load: Callable[[ServerConfig], Cast]
 
 def load_cast(config: ServerConfig) -> FolderCast:
     """Engine and actors from disk; raises ``MyTalkError`` with one line."""
-    from mytalk.engines import load_lasting_engine  # here, so that --help and bad settings answer at once
+    # here, so that --help and bad settings answer at once
+    from mytalk.engines import load_lasting_engine
+    from mytalk.engines.buckets import buckets_up_to
+    from mytalk.engines.warm import warm_up
 
     engine = load_lasting_engine(config.engine, config.bundle, config.threads)
+    pictures = buckets_up_to(config.session.hop_frames * config.max_sessions)
+    took_s = warm_up(engine, pictures, faces=(1, ENCODE_BATCH))
+    logger.info(
+        "engine %s warmed up in %.1f s (motion, encoding, %s pictures at once)",
+        engine.name,
+        took_s,
+        "/".join(map(str, pictures)),
+    )
     cache = PreparedCache(config.cache, config.cache_mb * MB)
     return FolderCast(engine, config.actors, clock=time.monotonic, cache=cache, uploads=config.uploads.folder)
 

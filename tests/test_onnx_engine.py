@@ -21,7 +21,7 @@ from mytalk.types import MotionJob
 
 @pytest.fixture(scope="module")
 def engine():
-    return load_engine("auto", default_bundle(), threads=1)
+    return load_engine("onnx", default_bundle(), threads=1)
 
 
 def job(engine, seed=0, **changes):
@@ -123,7 +123,7 @@ def test_the_precision_suits_the_cpu(tmp_path):
     info.write_text("flags : avx2 avx512f")
     assert not has_vnni(info)
     assert not has_vnni(tmp_path / "nothing")
-    assert load_engine("auto", default_bundle(), 1).name == ("onnx-int8" if has_vnni() else "onnx-fp32")
+    assert load_engine("onnx", default_bundle(), 1).name == ("onnx-int8" if has_vnni() else "onnx-fp32")
 
 
 def test_the_bundle_says_where_it_comes_from():

@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--tune", choices=["first-half"], help="tune on it, measure on the second")
     p.add_argument("--json", type=Path, help="write the figures here")
     p.add_argument("--sheets", type=Path, help="write a contact sheet of every clip into this folder")
-    p.add_argument("--engine", default="auto", help="engine by name (default auto)")
+    p.add_argument("--engine", default="onnx", help="engine by name (default onnx: figures stay comparable)")
     p.add_argument("--hop", type=int, default=2, help="frames per hop (default %(default)s)")
     p.add_argument("--lookahead", type=int, default=1, help="frames behind it (default %(default)s)")
     p.add_argument("--most", type=int, help="score the first so many clips only")

@@ -1,15 +1,20 @@
-"""Inference engines behind one Protocol; picked by name."""
+"""Inference engines behind one Protocol; picked by name, or the fastest one here (``auto``)."""
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from mytalk.engines.bundle import read_manifest, sizes
+from mytalk.engines.choose import Choice, card_candidates, choose, cpu_candidates, key_of
 from mytalk.engines.engine import Engine
 from mytalk.engines.fallback import FallbackEngine
+from mytalk.engines.survey import survey
 from mytalk.errors import BadInput, EngineFailed
 
+logger = logging.getLogger(__name__)
 # name → "module:function(bundle, threads) -> Engine"; a module is imported only when its engine is asked for.
 ENGINES = {
     "onnx": "mytalk.engines.onnx:load",  # int8 where the bundle has it and the CPU is fast at it
@@ -23,7 +28,6 @@ ENGINES = {
     "torch-fp32": "mytalk.engines.torch:load_fp32",
     "torch-bf16": "mytalk.engines.torch:load_bf16",
 }
-AUTO = "onnx"
 # Who takes over when an engine fails for good, best first; those that are not installed are passed over.
 STAND_INS = ("onnx", "onnx-fp32", "openvino", "openvino-fp32", "torch-fp32")
 # engine module → what it needs and the extra of pyproject.toml that brings it
@@ -32,6 +36,7 @@ NEEDS = {
     "mytalk.engines.openvino": ("OpenVINO", "[openvino]"),
     "mytalk.engines.torch": ("PyTorch", "[train]"),
 }
+CHOICES = Path(__file__).resolve().parents[2] / ".cache" / "engines.json"  # what ``auto`` measured here
 
 
 def default_bundle() -> Path:
@@ -45,10 +50,13 @@ def load_engine(name: str, bundle: Path, threads: int | None = None) -> Engine:
     threads: CPU threads of one inference call, None = all. Raises ``BadInput`` for an unknown name and
     ``EngineFailed`` when the bundle or the runtime cannot be used, or its library is not installed.
     """
-    key = AUTO if name == "auto" else name
-    if key not in ENGINES:
+    if name == "auto":
+        choice, chosen = choose_engine(bundle, threads)
+        logger.info("engine %s: %s", choice.name, choice.reason)
+        return chosen
+    if name not in ENGINES:
         raise BadInput(f"unknown engine {name!r}; known: auto, {', '.join(ENGINES)}", "unknown_engine")
-    module, function = ENGINES[key].split(":")
+    module, function = ENGINES[name].split(":")
     try:
         load = getattr(import_module(module), function)
     except ImportError as error:
@@ -58,6 +66,17 @@ def load_engine(name: str, bundle: Path, threads: int | None = None) -> Engine:
         ) from error
     engine: Engine = load(bundle, threads)
     return engine
+
+
+def choose_engine(
+    bundle: Path, threads: int | None = None, cache: Path | None = CHOICES
+) -> tuple[Choice, Engine]:
+    """What ``auto`` stands for here, and why; measured once (seconds), then kept in ``cache``."""
+    manifest, machine = read_manifest(bundle), survey()
+    groups = [card_candidates(machine), cpu_candidates(machine, manifest["files"])]
+    names = [name for group in groups for name in group]
+    key = key_of(machine, sizes(manifest, bundle)[0].weights_id, names, threads)
+    return choose(groups, lambda name: load_engine(name, bundle, threads), key=key, cache=cache)
 
 
 def load_lasting_engine(name: str, bundle: Path, threads: int | None = None) -> Engine:
