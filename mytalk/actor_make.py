@@ -29,8 +29,9 @@ from mytalk.actor import (
 from mytalk.clock import FPS
 from mytalk.compose import crop, face_part
 from mytalk.control import NO_CONTROL, Control, guide
+from mytalk.covered import MouthWatch
 from mytalk.errors import BadInput
-from mytalk.faces import FaceTrack, pick_references, track_crop_landmarks, track_face
+from mytalk.faces import FaceTrack, pick_references, runs, track_crop_landmarks, track_face
 from mytalk.follow import FaceChoice, find_face
 from mytalk.landmarks.detect import POINTS
 from mytalk.landmarks.layout import Layout, load_layout
@@ -109,11 +110,12 @@ def quiet_window(opening: F32, segments: Iterable[slice], longest: int = LOOP_FR
 
     opening: float32 [F], gap between the lips. Raises ``BadInput`` when no run is long enough.
     """
-    run = max(segments, key=lambda s: s.stop - s.start)
+    run = max(segments, key=lambda s: s.stop - s.start, default=slice(0, 0))
     length = min(run.stop - run.start, longest)
     if length < MIN_FRAMES:
         raise BadInput(
-            f"the face is in view for {length / FPS:.1f} s at most; an actor needs {MIN_FRAMES / FPS:.0f} s",
+            f"a face that is not turned away, with nothing in front of its mouth, is in view for"
+            f" {length / FPS:.1f} s at most; an actor needs {MIN_FRAMES / FPS:.0f} s",
             "too_short",
         )
     total = np.concatenate([[0.0], np.cumsum(opening[run].astype(np.float64))])
@@ -218,11 +220,20 @@ def _write_clip(
     return np.stack([crops[number] for number in references])
 
 
+def _usable(track: FaceTrack) -> list[slice]:
+    """Runs without a cut in which the mouth can be seen throughout: every picture of a loop is to speak."""
+    return [
+        slice(segment.start + part.start, segment.start + part.stop)
+        for segment in track.segments
+        for part in runs(track.shown[segment])
+    ]
+
+
 def _loop_of(track: FaceTrack, thumbnails: F32, layout: Layout) -> tuple[slice, npt.NDArray[np.int32]]:
     """Frames that the clip keeps and the order they are played in; of a still picture, the one."""
     if len(thumbnails) == 1:
         return slice(0, 1), play_order_ping_pong(1)
-    window = quiet_window(track.opening, track.segments)
+    window = quiet_window(track.opening, _usable(track))
     cut, order = loop(_upper_points(track, layout, window), thumbnails[window])
     return slice(window.start + cut.start, window.start + cut.stop), order
 
@@ -235,13 +246,16 @@ def _make(
     expected = round(min(length_s, LONGEST_PART_S, (info.duration_s or 0.0) - source.start_s) * FPS)
     thumbnails: list[F32] = []
 
-    def on_picture(picture: Picture) -> None:
+    def on_picture(picture: Picture, found: F32 | None) -> None:
+        watch.look(picture, found)
         thumbnails.append(_thumbnail(picture))
         if progress is not None:
             progress("finding the face", len(thumbnails), max(expected, len(thumbnails)))
 
-    find_face(_part(video, source, info, 0, None), spools[0], str(video), source.face, on_picture)
-    track = track_face(*spools, layout, str(video))
+    with MouthWatch(layout, folder) as watch:
+        find_face(_part(video, source, info, 0, None), spools[0], str(video), source.face, on_picture)
+        covered = watch.covered()
+    track = track_face(*spools, layout, str(video), covered)
     kept, order = _loop_of(track, np.stack(thumbnails), layout)
     if progress is not None:
         progress("writing the actor", 0, 1)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from mytalk.clock import FPS, PLAYOUT_RATE
 from mytalk.compose import crop, face_part, paste
 from mytalk.control import NO_CONTROL, Control, guide
+from mytalk.covered import MouthWatch
 from mytalk.dub_motion import MotionBetween, speech_motion
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput
@@ -80,6 +81,15 @@ class _Source:
 
 
 @dataclass(frozen=True, slots=True)
+class _Work:
+    """What waits in unnamed files: landmarks found and smoothed, rows [478, 3]; what mouths looked like."""
+
+    points: Spool
+    landmarks: Spool
+    watch: MouthWatch
+
+
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """What is shown when: times_s float64 [n]; shown int [n], frames of the source."""
 
@@ -99,24 +109,25 @@ def _open_source(
     seconds: float,
     face: FaceChoice,
     control: Control,
-    spools: tuple[Spool, Spool],
+    work: _Work,
     progress: Progress | None,
 ) -> _Source:
-    """Find the face in the first ``seconds`` of a video; spools: two empty ones for [478, 3]."""
-    info, points = probe_video(video), spools[0]
+    """Find the face in the first ``seconds`` of a video."""
+    info = probe_video(video)
     times: list[float] = []
     expected = int(min(seconds, info.duration_s or seconds) * info.fps) + 1
 
     def needed(picture: Picture) -> bool:
         return not times or picture.time_s - times[0] < seconds
 
-    def on_picture(picture: Picture) -> None:
+    def on_picture(picture: Picture, found: F32 | None) -> None:
         times.append(picture.time_s)
+        work.watch.look(picture, found)
         if progress is not None:
             progress("finding the face", len(times), max(len(times), expected))
 
-    find_face(takewhile(needed, read_frames(video, info=info)), points, str(video), face, on_picture)
-    track = track_face(points, spools[1], layout, str(video))
+    find_face(takewhile(needed, read_frames(video, info=info)), work.points, str(video), face, on_picture)
+    track = track_face(work.points, work.landmarks, layout, str(video), work.watch.covered())
     stamps = np.array(times)
     line = timeline(stamps, info.fps)
     matrices = crop_matrices(track.poses)
@@ -225,7 +236,10 @@ def _notes(source: _Source, plan: _Plan, untouched: int) -> tuple[str, ...]:
     if len(plan.shown) > len(source.line.times_s):
         notes.append("the video is shorter than the speech: it goes back and forth")
     if untouched:
-        notes.append(f"{untouched} of {len(plan.shown)} pictures show no face to work on: left as they were")
+        notes.append(
+            f"{untouched} of {len(plan.shown)} pictures show no mouth to work on (out of view, turned away or"
+            " covered): left as they were"
+        )
     return tuple(notes)
 
 
@@ -284,8 +298,11 @@ def dub(
     seconds = sum(len(block) for block in read_speech(speech, PLAYOUT_RATE)) / PLAYOUT_RATE
     with ExitStack() as stack:
         first, second = (stack.enter_context(Spool((POINTS, 3), out.parent)) for _ in range(2))
-        source = _open_source(video, layout, seconds, face, control, (first, second), progress)
+        watch = stack.enter_context(MouthWatch(layout, out.parent))
+        work = _Work(first, second, watch)
+        source = _open_source(video, layout, seconds, face, control, work, progress)
         first.close()
+        watch.close()
         plan = _Plan(seconds, *source.line.play(seconds))
         motion = _motion(source, plan, speech, engine, layout)
         pictures = _rendered(source, plan, motion, engine, layout)

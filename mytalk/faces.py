@@ -49,7 +49,8 @@ class FaceTrack:
     present: bool [F]; where False the other arrays hold a harmless stand-in. segments: runs of frames with
     the face, without a cut inside. poses: smoothed, per frame. opening: float32 [F], gap between the inner
     lips in canonical units. rest: float32 [K, 3], canonical, the closed mouth. landmarks: rows [K, 3],
-    canonical, smoothed where speech does not move them.
+    canonical, smoothed where speech does not move them. covered: bool [F], the mouth is
+    hidden behind something.
     """
 
     present: npt.NDArray[np.bool_]
@@ -59,6 +60,14 @@ class FaceTrack:
     width: F32
     rest: F32
     landmarks: Spool
+    covered: npt.NDArray[np.bool_]
+
+    @property
+    def shown(self) -> npt.NDArray[np.bool_]:
+        """Where a mouth can be seen, bool [F]: in view, not turned away, nothing in front of it."""
+        facing = self.poses.rotation[:, 2, 2] >= np.cos(np.radians(MAX_TURN_DEG))
+        shown: npt.NDArray[np.bool_] = self.present & facing & ~self.covered
+        return shown
 
     def canonical(self, frames: Frames | slice) -> F32:
         """Landmarks of some frames, float32 [n, K, 3]."""
@@ -67,22 +76,21 @@ class FaceTrack:
 
     def upper(self, layout: Layout) -> F32:
         """Upper-face motion of every frame from the rest face: float32 [F, U]."""
-        blocks = [
+        parts = [
             upper_displacement(self.canonical(part), self.rest, layout)
-            for part in _blocks(np.arange(len(self.present)))
+            for part in blocks(np.arange(len(self.present)))
         ]
-        return np.concatenate(blocks)
+        return np.concatenate(parts)
 
     def strength(self, fade_frames: int) -> F32:
         """How much of the rendered face each frame shows, float32 [F], 0: the frame stays as it was filmed.
 
-        It fades in and out over so many frames where the face appears, leaves or turns away; at a cut, and at
-        either end of the video, there is nothing to fade.
+        It fades in and out over so many frames where the face appears, leaves, turns away or is covered; at a
+        cut, and at either end of the video, there is nothing to fade.
         """
-        turned = self.poses.rotation[:, 2, 2] < np.cos(np.radians(MAX_TURN_DEG))
-        shown = self.present & ~turned
+        shown = self.shown
         strength = np.zeros(len(shown), np.float32)
-        for run in _runs(shown):
+        for run in runs(shown):
             place = np.arange(run.stop - run.start, dtype=np.float32) + 1
             rise = np.ones(len(place), np.float32) if run.start == 0 else place / (fade_frames + 1)
             fall = np.ones(len(place), np.float32)
@@ -92,13 +100,15 @@ class FaceTrack:
         return strength
 
 
-def _runs(flags: npt.NDArray[np.bool_]) -> Iterator[slice]:
+def runs(flags: npt.NDArray[np.bool_]) -> Iterator[slice]:
+    """Stretches of frames that are True, in order."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
         yield slice(int(start), int(stop))
 
 
-def _blocks(frames: Frames) -> Iterator[Frames]:
+def blocks(frames: Frames) -> Iterator[Frames]:
+    """Frames in order, as many at a time as may be in memory."""
     for start in range(0, len(frames), BLOCK):
         yield frames[start : start + BLOCK]
 
@@ -118,24 +128,24 @@ def _fill_gaps(points: Spool, found: npt.NDArray[np.bool_]) -> npt.NDArray[np.bo
 
 
 def _found(points: Spool) -> npt.NDArray[np.bool_]:
-    blocks = [np.isfinite(points.read(part)).all(axis=(1, 2)) for part in _blocks(np.arange(len(points)))]
-    return np.concatenate(blocks)
+    found = [np.isfinite(points.read(part)).all(axis=(1, 2)) for part in blocks(np.arange(len(points)))]
+    return np.concatenate(found)
 
 
 def _segments(points: Spool, present: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
     """Runs of present frames, split where the face jumps (a cut in the film)."""
     centres = np.full((len(present), 2), np.nan)
     heights = np.full(len(present), np.nan)
-    for part in _blocks(np.flatnonzero(present)):
+    for part in blocks(np.flatnonzero(present)):
         rows = points.read(part)
         centres[part], heights[part] = rows[..., :2].mean(axis=1), np.ptp(rows[..., 1], axis=1)
-    runs: list[slice] = []
-    for run in _runs(present):
+    found: list[slice] = []
+    for run in runs(present):
         step = np.linalg.norm(np.diff(centres[run], axis=0), axis=1)
         cuts = run.start + 1 + np.flatnonzero(step > CUT_JUMP * heights[run][:-1])
         ends = [run.start, *map(int, cuts), run.stop]
-        runs += [slice(a, b) for a, b in pairwise(ends)]
-    return tuple(runs)
+        found += [slice(a, b) for a, b in pairwise(ends)]
+    return tuple(found)
 
 
 def _concatenated(parts: list[Poses]) -> Poses:
@@ -150,13 +160,13 @@ def _fitted(points: Spool, frames: Frames, layout: Layout) -> Poses:
     """Unsmoothed poses of the frames with a face."""
     spread = frames[:: -(-len(frames) // SHAPE_FRAMES)]
     shape = rigid_shape(points.read(spread), layout)
-    return _concatenated([poses_of(points.read(part), shape, layout) for part in _blocks(frames)])
+    return _concatenated([poses_of(points.read(part), shape, layout) for part in blocks(frames)])
 
 
 def _steadied(points: Spool, run: slice, poses: Poses, layout: Layout) -> Iterator[tuple[Frames, F32]]:
     """Canonical landmarks of a run of frames, a block at a time; poses: of all frames."""
     still = np.setdiff1d(np.arange(layout.points), layout.compact)
-    for part in _blocks(np.arange(run.start, run.stop)):
+    for part in blocks(np.arange(run.start, run.stop)):
         low = max(run.start, int(part[0]) - STEADY_REACH)
         high = min(run.stop, int(part[-1]) + 1 + STEADY_REACH)
         around = to_canonical(points.read(range(low, high)), poses.select(slice(low, high)))
@@ -170,15 +180,22 @@ def _rest(landmarks: Spool, opening: F32, frames: Frames) -> F32:
     """Mean of the frames with the mouth most closed, float32 [K, 3]."""
     order = frames[np.argsort(opening[frames], kind="stable")]
     closed = np.sort(order[: max(1, int(len(order) * REST_SHARE))])
-    total = sum(landmarks.read(part).sum(axis=0, dtype=np.float64) for part in _blocks(closed))
+    total = sum(landmarks.read(part).sum(axis=0, dtype=np.float64) for part in blocks(closed))
     return np.asarray(total / len(closed), np.float32)
 
 
-def track_face(points: Spool, landmarks: Spool, layout: Layout, what: str) -> FaceTrack:
+def track_face(
+    points: Spool,
+    landmarks: Spool,
+    layout: Layout,
+    what: str,
+    covered: npt.NDArray[np.bool_] | None = None,
+) -> FaceTrack:
     """Poses and canonical landmarks from detected landmarks, rows [478, 3] of ``points`` (NaN: not in view).
 
     points is changed (short gaps are filled). landmarks: an empty spool for the result. Memory does not grow
-    with the length but for the poses. Raises ``BadInput`` when the face is too small to work with.
+    with the length but for the poses. covered: see ``FaceTrack``; None: nowhere. Raises ``BadInput`` when the
+    face is too small to work with.
     """
     present = _fill_gaps(points, _found(points))
     segments = _segments(points, present)
@@ -192,8 +209,8 @@ def track_face(points: Spool, landmarks: Spool, layout: Layout, what: str) -> Fa
             "face_too_small",
         )
     place = np.cumsum(present) - 1
-    runs = [slice(int(place[s.start]), int(place[s.stop - 1]) + 1) for s in segments]
-    smooth = _concatenated([steady_poses(fitted.select(run), layout) for run in runs])
+    within = [slice(int(place[s.start]), int(place[s.stop - 1]) + 1) for s in segments]
+    smooth = _concatenated([steady_poses(fitted.select(run), layout) for run in within])
     poses = smooth.select(
         np.maximum(place, 0)
     )  # a frame without the face stands in with the last one with it
@@ -210,8 +227,10 @@ def track_face(points: Spool, landmarks: Spool, layout: Layout, what: str) -> Fa
             stand_in = rows[-1]
     while len(landmarks) < len(present):
         landmarks.append(stand_in)
-    rest = _rest(landmarks, opening, frames)
-    return FaceTrack(present, segments, poses, opening, width, rest, landmarks)
+    hidden = np.zeros(len(present), bool) if covered is None else covered
+    seen = np.flatnonzero(present & ~hidden)
+    rest = _rest(landmarks, opening, seen if len(seen) else frames)
+    return FaceTrack(present, segments, poses, opening, width, rest, landmarks, hidden)
 
 
 def track_crop_landmarks(track: FaceTrack, frames: Sequence[int], matrices: F32) -> F32:
@@ -225,8 +244,8 @@ def track_crop_landmarks(track: FaceTrack, frames: Sequence[int], matrices: F32)
 
 
 def pick_references(track: FaceTrack, layout: Layout) -> tuple[int, int, int]:
-    """Three frames: mouth closed, half open, open; not smiling, facing the camera, if there is a choice."""
-    frames = np.flatnonzero(track.present)
+    """Three frames: mouth closed, half open, open; in view, unsmiling, facing the camera, where possible."""
+    frames = np.flatnonzero(track.shown if track.shown.any() else track.present)
     opening = track.opening[frames]
     facing = track.poses.rotation[frames, 2, 2]  # cosine between the face's axis and the camera's
     # Lips that a smile draws apart lie elsewhere than those of speech, and blend into them badly.

@@ -227,14 +227,14 @@ def find_face(
     spool: Spool,
     what: str,
     choice: FaceChoice = "only",
-    on_picture: Callable[[Picture], None] | None = None,
+    on_picture: Callable[[Picture, F32 | None], None] | None = None,
 ) -> None:
     """Landmarks of one face in every picture, one row [478, 3] of ``spool`` each; NaN where it is not in
     view.
 
     They are in square pixels. pictures: consumed one at a time. what: the video's name, for messages.
-    on_picture: called after each. Raises ``BadInput`` when there is no face, no such one, or ("only") several
-    people are in view.
+    on_picture: called after each, with the landmarks (None: not in view). Raises ``BadInput`` when there is
+    no face, no such one, or ("only") several people are in view.
     """
     missing = np.full((POINTS, 3), np.nan, np.float32)
     seen = 0
@@ -247,7 +247,7 @@ def find_face(
                 follower.count(picture)
             spool.append(missing if points is None else points)
             if on_picture is not None:
-                on_picture(picture)
+                on_picture(picture, points)
     if len(spool) == 0:
         raise BadInput(f"{what}: there is no picture in this file")
     _check_found(follower, seen, what)

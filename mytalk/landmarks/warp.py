@@ -31,7 +31,7 @@ def _control_points(layout: Layout) -> npt.NDArray[np.intp]:
 
 
 @cache
-def _nodes() -> F32:
+def flow_nodes() -> F32:
     """Crop coordinates (x, y) of the flow's nodes, float32 [h·w, 2]: the middles of 4×4 pixels."""
     rows, columns = np.mgrid[slice(*FLOW_ROWS), slice(*FLOW_COLUMNS)]
     nodes: F32 = ((np.stack([columns, rows], axis=-1) + 0.5) * FLOW_STRIDE).reshape(-1, 2).astype(np.float32)
@@ -62,7 +62,7 @@ def reference_flows(target: F32, references: F32, layout: Layout) -> F32:
     right = np.zeros((count + 3, 2 * len(references)))
     right[:count] = offsets.reshape(count, -1)
     weights = np.linalg.solve(system, right).astype(np.float32)
-    nodes = _nodes() / CROP
+    nodes = flow_nodes() / CROP
     flows = _distances(nodes, points) @ weights[:count] + _affine(nodes) @ weights[count:]
     height, width = flow_shape()
     by_axis = flows.reshape(height, width, len(references), 2).transpose(2, 3, 0, 1)
