@@ -46,7 +46,7 @@ OTHER, OTHER_SHARE, OTHER_NOISE = (
     5.0,
 )  # levels, share of the level, times its usual change: looks otherwise
 GAIN = (0.5, 2.0)  # brightness that may come and go
-COVERED, STILL_COVERED = 0.34, 0.17  # share of the samples that look otherwise: it begins, it lasts
+COVERED, STILL_COVERED = 0.36, 0.17  # share of the samples that look otherwise: it begins, it lasts
 LIT = 0.5  # of that share, on the upper face: then it is the light, or another take
 SHORTEST_S = 0.1  # less is a flicker of the detector
 

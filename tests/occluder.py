@@ -13,10 +13,12 @@ SKIN = (196, 150, 128)
 MOUTH = (128, 168)  # of the talking face, pixels
 
 
-def hand_over(pictures: Sequence[U8], frames: Container[int], mouth: tuple[int, int] = MOUTH) -> list[U8]:
+def hand_over(
+    pictures: Sequence[U8], frames: Container[int], colour: tuple[int, int, int] = SKIN
+) -> list[U8]:
     """Pictures, in some of which four fingers lie over the mouth."""
     out = []
-    x, y = mouth
+    x, y = MOUTH
     for number, picture in enumerate(pictures):
         if number not in frames:
             out.append(picture)
@@ -27,7 +29,7 @@ def hand_over(pictures: Sequence[U8], frames: Container[int], mouth: tuple[int, 
         sway = 3 * np.sin(number / 3)
         for finger in range(4):
             top = y - 34 + 17 * finger + sway
-            draw.rounded_rectangle((x - 45 + 4 * finger, top, x + 70, top + 16), 8, fill=(*SKIN, 255))
+            draw.rounded_rectangle((x - 45 + 4 * finger, top, x + 70, top + 16), 8, fill=(*colour, 255))
             draw.line((x - 38, top + 16, x + 70, top + 16), fill=(120, 80, 66, 255), width=2)
         soft = layer.filter(ImageFilter.GaussianBlur(0.7))
         image = Image.fromarray(picture).convert("RGBA")

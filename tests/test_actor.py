@@ -14,7 +14,8 @@ from mytalk.follow import find_face
 from mytalk.landmarks.normalise import from_canonical
 from mytalk.media import read_at_rate, read_frames
 from mytalk.spool import Spool
-from mytalk.types import F32
+from mytalk.types import F32, U8
+from tests.occluder import hand_over
 from tests.small_actor import (
     LAYOUT,
     RATE,
@@ -214,6 +215,24 @@ def test_an_actor_from_a_still_picture(tmp_path: Path) -> None:
     actor = make_actor(still, tmp_path / "me", SOURCE)
     assert (actor.card.frames, actor.motion.order.tolist()) == (1, [0])
     assert np.abs(actor.frames[0].astype(int) - next(read_at_rate(TALKING_FACE, RATE))).mean() < 4
+
+
+def is_blue(picture: U8) -> bool:
+    return bool((picture[..., 2].astype(int) - picture[..., 0] > 60).any())
+
+
+@pytest.mark.mediapipe
+def test_a_loop_and_its_references_have_nothing_in_front_of_the_mouth(tmp_path: Path) -> None:
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
+    plain = list(read_at_rate(TALKING_FACE, RATE))
+    glove = hand_over(plain, range(14), (40, 60, 200))
+    actor = make_actor(write_video(tmp_path / "hand.mp4", glove), tmp_path / "me", SOURCE)
+    assert len(actor.frames) >= 25
+    assert is_blue(glove[3])
+    assert not any(is_blue(picture) for picture in [*actor.frames, *actor.references.pictures])
+    often = hand_over(plain, [n for n in range(50) if n % 25 < 12])
+    with pytest.raises(BadInput, match="nothing in front of its mouth"):
+        make_actor(write_video(tmp_path / "often.mp4", often), tmp_path / "often", SOURCE)
 
 
 @pytest.mark.mediapipe

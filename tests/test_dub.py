@@ -22,6 +22,7 @@ from mytalk.spool import Spool
 from mytalk.types import F32, I16
 from mytalk.video_out import VideoWriter
 from tests.fakes import FAKE_SPEC, FakeEngine, voice
+from tests.occluder import hand_over
 from tests.small_actor import (
     LAYOUT,
     RATE,
@@ -110,6 +111,23 @@ def test_frames_without_a_face_pass_through(tmp_path: Path) -> None:
     assert report.untouched >= 9
     last = list(read_at_rate(tmp_path / "out.mp4", RATE))[-1]
     assert np.abs(last.astype(int) - pictures[-1]).mean() < 2.5
+
+
+@pytest.mark.mediapipe
+def test_a_hand_in_front_of_the_mouth_is_not_painted_over(tmp_path: Path) -> None:
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
+    plain = list(islice(read_at_rate(TALKING_FACE, RATE), 40))
+    covered = range(18, 30)
+    video = write_video(tmp_path / "in.mp4", hand_over(plain, covered))
+    speech = write_wav(tmp_path / "a.wav", voice(1.6))
+    report = dub(video, speech, tmp_path / "out.mp4", fitting_engine())
+    assert report.untouched == len(covered)
+    assert "covered" in report.notes[-1]
+    pairs = zip(read_at_rate(tmp_path / "out.mp4", RATE), read_at_rate(video, RATE), strict=True)
+    changes = [np.abs(a[140:200, 90:170].astype(int) - b[140:200, 90:170]).mean() for a, b in pairs]
+    assert max(changes[n] for n in covered) < 2.5  # only H.264 has passed over it
+    assert min(changes[n] for n in (5, 12, 35)) > 10  # the fake engine's colours
+    assert changes[10] > changes[15] > changes[17] > 2.5  # ours fades out while the hand comes
 
 
 @pytest.mark.mediapipe

@@ -50,6 +50,23 @@ def test_references_differ_in_opening() -> None:
     assert closed + 0.1 < half < wide - 0.05
 
 
+def test_a_covered_mouth_is_no_reference_no_rest_and_fades() -> None:
+    canonical = template_face(100)
+    canonical[:, LAYOUT.mouth_gap[1], 1] += np.linspace(0.1, 0.4, 100, dtype=np.float32)[:, None]
+    covered = np.zeros(100, bool)
+    covered[:30] = True
+    raw, landmarks = Spool((478, 3)), Spool((478, 3))
+    for row in from_canonical(canonical, still_poses(100)):
+        raw.append(row)
+    track = track_face(raw, landmarks, LAYOUT, "it", covered)
+    assert min(pick_references(track, LAYOUT)) >= 30
+    bottom = int(LAYOUT.mouth_gap[1][0])
+    assert track.rest[bottom, 1] > canonical[30, bottom, 1] - 0.01
+    strength = track.strength(4)
+    assert (strength[:30] == 0).all()
+    np.testing.assert_allclose(strength[30:35], [0.2, 0.4, 0.6, 0.8, 1], atol=1e-6)
+
+
 def test_references_do_not_smile() -> None:
     canonical = template_face(100)
     canonical[:, LAYOUT.mouth_gap[1], 1] += np.linspace(0, 0.4, 100, dtype=np.float32)[:, None]
