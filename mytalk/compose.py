@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -136,15 +136,7 @@ def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0) -> U8:
     _check_picture(frame, "frame")
     _check_picture(rendered, "rendered")
     height, width = frame.shape[:2]
-    rows, columns = np.nonzero(paste_mask())
-    corners = np.array(
-        [
-            (x, y, 1.0)
-            for x in (columns.min() - 1, columns.max() + 2)
-            for y in (rows.min() - 1, rows.max() + 2)
-        ]
-    )
-    spread = corners @ matrix.T.astype(np.float64)
+    spread = _paste_corners() @ matrix.T.astype(np.float64)
     left, top = np.maximum(np.floor(spread.min(axis=0)).astype(int), 0)
     right, bottom = np.minimum(np.ceil(spread.max(axis=0)).astype(int), (width, height))
     out = frame.copy()
@@ -152,15 +144,34 @@ def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0) -> U8:
         return out
     back = np.linalg.inv(np.vstack([matrix.astype(np.float64), (0.0, 0.0, 1.0)]))
     back[:2, 2] += back[:2, :2] @ np.array((left, top), np.float64)
-    weight = paste_mask() if strength >= 1 else (paste_mask() * strength).astype(np.uint8)
-    layer = Image.fromarray(np.dstack([rendered, weight]))
+    layer = Image.fromarray(rendered)
+    layer.putalpha(_paste_weight(strength))
     layer = layer.transform(
         (right - left, bottom - top),
         Image.Transform.AFFINE,
         tuple(back[:2].ravel()),
         Image.Resampling.BILINEAR,
     )
-    region = Image.fromarray(out[top:bottom, left:right])
+    region = Image.fromarray(np.ascontiguousarray(out[top:bottom, left:right]))
     region.paste(layer.convert("RGB"), (0, 0), layer.getchannel("A"))
     out[top:bottom, left:right] = np.asarray(region)
     return out
+
+
+@cache
+def _paste_corners() -> Real:
+    """Corners of what ``paste`` changes, float64 [4, 3]: (x, y, 1) in crop pixels."""
+    rows, columns = np.nonzero(paste_mask())
+    return np.array(
+        [
+            (x, y, 1.0)
+            for x in (columns.min() - 1, columns.max() + 2)
+            for y in (rows.min() - 1, rows.max() + 2)
+        ]
+    )
+
+
+@lru_cache(maxsize=8)
+def _paste_weight(strength: float) -> Image.Image:
+    """``paste_mask`` times a strength, as an image; never written to."""
+    return Image.fromarray(paste_mask() if strength >= 1 else (paste_mask() * strength).astype(np.uint8))

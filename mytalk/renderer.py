@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,8 +91,9 @@ class Renderer:
     """One actor with one engine, shared by all its sessions.
 
     Life: ``restore`` (slow, any thread, before anything else), ``prepare_next`` until it returns False, then
-    ``execute`` and ``render_next_idle``; ``prepare`` does the first two in one go. All but ``restore``,
-    ``keep`` and ``idle_picture`` run on one worker thread. Pictures handed out are never changed afterwards.
+    ``execute`` and ``render_next_idle``; ``prepare`` does the first two in one go. ``prepare_next`` and
+    ``render_next_idle`` are called by one thread at a time; what runs a job may be called by several, also
+    beside ``render_next_idle``. Pictures handed out are never changed afterwards.
     """
 
     def __init__(
@@ -121,7 +122,6 @@ class Renderer:
         self._encoded = 0  # clip frames whose latents are there
         self._unsaved: set[str] = set()  # kinds of arrays that are not in the cache yet
         self._view: ActorView | None = None
-        self.durations_s: dict[str, float] = {}  # last duration of each stage, seconds per call
 
     @property
     def view(self) -> ActorView:
@@ -221,31 +221,36 @@ class Renderer:
             self._idle_faces = None
 
     def execute(self, job: Job) -> JobResult:
-        """Run one job. Raises ``EngineFailed`` when the engine does, ``BadInput`` before ``prepare``."""
+        """Run one job; any thread. Raises what the engine raises, and ``BadInput`` before ``prepare``."""
         if isinstance(job, MotionJob):
             begin = self._clock()
             result = self._engine.motion([job])[0]
-            self.durations_s["motion"] = self._clock() - begin
-            return result
+            return replace(result, stages_s={"motion": self._clock() - begin})
         return self.render(job)
 
     def render(self, job: PictureJob) -> PictureResult:
         """Landmarks → pictures for some frames."""
-        if self._latents is None or self._encoded < len(self._pictures):
-            raise BadInput("the renderer is not prepared")
         if not job.frames:
             return PictureResult(())
         times = [self._clock()]
-        index = np.array([spec.clip_index for spec in job.frames])
-        drawn = self._draw(job.frames)
+        drawn, latents = self.draw(job.frames)
         times.append(self._clock())
-        rendered = self._decode(drawn, self._latents[index])
+        faces = self._decode(drawn, latents)
         times.append(self._clock())
-        pictures = tuple(self._finish(spec, face) for spec, face in zip(job.frames, rendered, strict=True))
+        pictures = self.finish(job.frames, faces)
         times.append(self._clock())
-        for stage, begin, end in zip(("draw", "decode", "paste"), times, times[1:], strict=False):
-            self.durations_s[stage] = end - begin
-        return PictureResult(pictures)
+        took = zip(("draw", "decode", "paste"), times, times[1:], strict=False)
+        return PictureResult(pictures, {stage: end - begin for stage, begin, end in took})
+
+    def draw(self, frames: Sequence[FrameSpec]) -> tuple[Drawn, npt.NDArray[Any]]:
+        """What the decoder is told of some frames, latents included; any thread."""
+        if self._latents is None or self._encoded < len(self._pictures):
+            raise BadInput("the renderer is not prepared")
+        return self._draw(frames), self._latents[[spec.clip_index for spec in frames]]
+
+    def finish(self, frames: Sequence[FrameSpec], faces: U8) -> tuple[U8, ...]:
+        """Decoded crops uint8 [B, 256, 256, 3] of some frames, pasted into their pictures; any thread."""
+        return tuple(self._finish(spec, face) for spec, face in zip(frames, faces, strict=True))
 
     def _draw(self, frames: Sequence[FrameSpec]) -> Drawn:
         actor, motion = self._actor, self._actor.motion

@@ -272,6 +272,18 @@ class TalkSession:
         """When the next slice leaves (monotonic seconds)."""
         return self._stage.next_due_s
 
+    def runs_dry(self) -> float:
+        """When it runs out of finished pictures (monotonic seconds), which is when its next job is due.
+
+        Pictures that were late move it into the past, so that of many sessions none is left behind.
+        """
+        slots: int = 0
+        if self._closing is not None:
+            slots = self._closing.track.settled_run(self._closing.next_play)
+        elif self._queue.current is not None:
+            slots = self._queue.current.settled_slots(self._stage.slot)
+        return self._stage.next_due_s + (slots - self._stage.late_run) * FRAME_S
+
     def slices_due(self, now: float) -> list[AvSlice]:
         """The slices that are due by now, oldest first; a stall beyond the catch-up bound moves the clock."""
         self._now = now

@@ -73,6 +73,13 @@ class PictureTrack:
         """Whether there is nothing to wait for."""
         return frame in self._ready or frame in self._broken
 
+    def settled_run(self, first: int) -> int:
+        """How many frames from ``first`` on there is nothing to wait for."""
+        frame = first
+        while self.settled(frame):
+            frame += 1
+        return frame - first
+
     def take(self, frame: int) -> ReadyPicture | None:
         """The picture of the frame that is played now, or None; forgets this frame and earlier ones."""
         taken = self._ready.get(frame)
@@ -204,6 +211,11 @@ class Utterance:
         if history is not None:
             self.history.clear()
             self.history.extend(history)
+
+    def settled_slots(self, slot: int) -> int:
+        """How many slots from ``slot`` on (the next one) go by before a picture of it is missing."""
+        wait = 0 if self.anchor is None else self.anchor.slot + self.next_play - self.anchor.frame - slot
+        return max(0, wait) + self.track.settled_run(self.next_play)
 
     def first_pictures_settled(self) -> bool:
         """Whether nothing stands in the way of playing the next hop."""

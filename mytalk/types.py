@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -75,11 +76,12 @@ class MotionResult:
     """What a motion job gives.
 
     displacement: float32 [hop, Kc, 3] from the rest face, canonical units (inter-ocular distance 1).
-    state: memory after the hop.
+    state: memory after the hop. stages_s: seconds that each stage took, for figures alone.
     """
 
     displacement: F32
     state: MotionState
+    stages_s: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,13 @@ class PictureJob:
 
 @dataclass(frozen=True, slots=True)
 class PictureResult:
-    """pictures: one uint8 RGB [H, W, 3] full frame per FrameSpec of the job, pasted back."""
+    """pictures: one uint8 RGB [H, W, 3] full frame per FrameSpec of the job, pasted back.
+
+    stages_s: seconds that each stage took, for figures alone.
+    """
 
     pictures: tuple[U8, ...]
+    stages_s: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 Job = MotionJob | PictureJob

@@ -25,6 +25,7 @@ from server.actors import MB, ActorPool
 from server.app import Routes, check_page
 from server.cast import Cast, FolderCast, SharedRenderer
 from server.config import TOKEN_VARIABLE, ConfigError, ServerConfig, parse
+from server.device import Device, cores, lanes_and_threads
 from server.idle_reel import IdleReel
 from server.metrics import Metrics
 from server.sessions import Sessions
@@ -72,8 +73,9 @@ def load_cast(config: ServerConfig) -> FolderCast:
     from mytalk.engines.buckets import buckets_up_to
     from mytalk.engines.warm import warm_up
 
-    engine = load_lasting_engine(config.engine, config.bundle, config.threads)
-    pictures = buckets_up_to(config.session.hop_frames * config.max_sessions)
+    _, threads = lanes_and_threads(config.lanes, config.threads, cores())
+    engine = load_lasting_engine(config.engine, config.bundle, threads)
+    pictures = buckets_up_to(engine.batch)
     took_s = warm_up(engine, pictures, faces=(1, ENCODE_BATCH))
     logger.info(
         "engine %s warmed up in %.1f s (motion, encoding, %s pictures at once)",
@@ -92,7 +94,9 @@ class Server:
         """config: its video encoder is a certain one, not ``auto``."""
         self._config = config
         self._metrics = Metrics()
-        self._worker = Worker(time.monotonic)
+        lanes, _ = lanes_and_threads(config.lanes, config.threads, cores())
+        self._device = Device(cast, lanes)
+        self._worker = Worker(time.monotonic, self._device.plan)
         self._actors = ActorPool(
             cast,
             self._worker,
@@ -150,6 +154,7 @@ class Server:
                 await self._runner.cleanup()
                 await self._actors.close()
                 await self._worker.close()
+                self._device.close()
         except TimeoutError:
             logger.warning("not everything ended in time")
 

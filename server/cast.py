@@ -6,8 +6,9 @@ import io
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy.typing as npt
 from PIL import Image
 
 from mytalk.actor import CLIP, ActorInfo, list_actors, load_actor, read_card, read_fingerprint
@@ -15,8 +16,9 @@ from mytalk.engines.engine import Engine, EngineSpec
 from mytalk.errors import BadInput
 from mytalk.media import read_pictures
 from mytalk.prepared import PreparedCache
-from mytalk.renderer import Renderer
-from mytalk.types import U8, ActorView, Job, JobResult, MotionState
+from mytalk.renderer import Drawn, Renderer
+from mytalk.together import Spread, execute_together
+from mytalk.types import U8, ActorView, FrameSpec, Job, JobResult, MotionState
 
 logger = logging.getLogger(__name__)
 TESTCARD = "testcard"
@@ -25,8 +27,6 @@ POSTER_PX = 192
 
 class SharedRenderer(Protocol):
     """What the server needs of ``mytalk.renderer.Renderer``."""
-
-    durations_s: dict[str, float]
 
     @property
     def view(self) -> ActorView:
@@ -56,7 +56,15 @@ class SharedRenderer(Protocol):
         ...
 
     def execute(self, job: Job) -> JobResult:
-        """Run one job, on the device thread."""
+        """Run one job; any thread, several at a time."""
+        ...
+
+    def draw(self, frames: Sequence[FrameSpec]) -> tuple[Drawn, npt.NDArray[Any]]:
+        """The decoder's inputs for some frames; any thread."""
+        ...
+
+    def finish(self, frames: Sequence[FrameSpec], faces: U8) -> tuple[U8, ...]:
+        """Decoded crops, pasted into their pictures; any thread."""
         ...
 
     def idle_picture(self, clip_index: int) -> U8:
@@ -73,6 +81,13 @@ class Cast(Protocol):
 
     engine_name: str
     spec: EngineSpec
+    batch: int  # most rows of an engine call that are cheaper together
+
+    def execute_together(
+        self, tasks: Sequence[tuple[SharedRenderer, Job]], spread: Spread
+    ) -> list[JobResult]:
+        """Run jobs of one kind in one engine call; any thread. See ``mytalk.together``."""
+        ...
 
     def actors(self) -> Sequence[tuple[str, str]]:
         """(name, title) of everybody who can speak."""
@@ -120,7 +135,7 @@ class FolderCast:
         uploads: Path | None = None,
     ) -> None:
         """cache: for what is computed once, None to keep nothing. uploads: folder of uploaded actors."""
-        self.engine_name, self.spec = engine.name, engine.spec
+        self.engine_name, self.spec, self.batch = engine.name, engine.spec, engine.batch
         self._engine, self._clock, self._cache, self._uploads = engine, clock, cache, uploads
         self._posters: dict[str, bytes] = {}
         every = [*folders, *([] if uploads is None else [uploads])]
@@ -133,6 +148,12 @@ class FolderCast:
         """(name, title), sorted by name, the test card last."""
         found = sorted((info.name, info.title) for info in self._infos.values())
         return [*found, (TESTCARD, "Test card: flashes while the sound is loud")]
+
+    def execute_together(
+        self, tasks: Sequence[tuple[SharedRenderer, Job]], spread: Spread
+    ) -> list[JobResult]:
+        """Run jobs of one kind, of any of its actors, in one engine call."""
+        return execute_together(self._engine, tasks, self._clock, spread)
 
     def is_own(self, name: str) -> bool:
         """Whether the actor lies in the folder of uploads."""

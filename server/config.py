@@ -35,8 +35,8 @@ class ServerConfig:
 
     host, port: where HTTP listens; port 0 takes any free one.
     actor: who speaks when an offer names nobody; None = the first one found.
-    engine: inference engine by name. bundle: folder of the trained weights. threads: CPU threads of the
-        engine, None = the engine decides.
+    engine: inference engine by name. bundle: folder of the trained weights. lanes: engine calls at the same
+        time, None = as many as there are cores for. threads: CPU threads of each, None = the cores' share.
     actors: folders whose sub-folders are actor packages. loaded_actors: how many are loaded at the start
         and kept in memory; others are loaded when they are asked for. actor_memory_mb: memory for all of
         them; those that nobody uses leave it, least recently used first.
@@ -61,6 +61,7 @@ class ServerConfig:
     actor: str | None = None
     engine: str = "auto"
     bundle: Path = field(default_factory=default_bundle)
+    lanes: int | None = None
     threads: int | None = None
     actors: tuple[Path, ...] = (ROOT / "actors",)
     loaded_actors: int = 3
@@ -89,8 +90,8 @@ class ServerConfig:
             (self.max_sessions < 1, f"max_sessions must be at least 1, not {self.max_sessions}"),
             (self.loaded_actors < 1, f"loaded_actors must be at least 1, not {self.loaded_actors}"),
             (
-                self.threads is not None and self.threads < 1,
-                f"threads must be at least 1, not {self.threads}",
+                min(self.threads or 1, self.lanes or 1) < 1 or 0 in (self.threads, self.lanes),
+                f"threads and lanes must be at least 1, not {self.threads} and {self.lanes}",
             ),
             (min(self.actor_memory_mb, self.cache_mb) < 1, "actor_memory_mb and cache_mb must be at least 1"),
             (self.max_body_bytes < 1024, "max_body_bytes must be at least 1024"),
@@ -176,6 +177,7 @@ def from_mapping(settings: Mapping[str, Any]) -> ServerConfig:
 
 _INTEGERS = {
     "port",
+    "lanes",
     "threads",
     "loaded_actors",
     "actor_memory_mb",
@@ -291,7 +293,10 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--engine", metavar="NAME", help="inference engine (default auto: the best one here)")
     how.add_argument("--bundle", type=Path, metavar="DIR", help="folder of the trained weights")
     how.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads of the engine (default: it decides)"
+        "--lanes", type=int, metavar="N", help="engine calls at the same time (default: one for each core)"
+    )
+    how.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads of one engine call (default: the cores' share)"
     )
     how.add_argument(
         "--video-encoder",

@@ -10,7 +10,7 @@ from typing import Any
 from mytalk.clock import FRAME_S, PLAYOUT_RATE
 from mytalk.session import TalkSession
 from mytalk.session_report import SessionEvent
-from mytalk.types import I16, U8, AvSlice, Job, JobResult, MotionJob
+from mytalk.types import I16, U8, AvSlice, Job, JobResult
 from server.cast import SharedRenderer
 from server.idle_reel import IdleReel
 from server.metrics import Figures, Metrics
@@ -37,7 +37,7 @@ def event_message(event: SessionEvent) -> Message:
 class Conversation:
     """Owns a ``TalkSession`` and its pacing; it is the worker's customer and the speech channels' sink.
 
-    Everything runs on the event loop but ``execute``, which the worker calls on the device thread.
+    Everything runs on the event loop but ``execute``, which the worker calls on its threads.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class Conversation:
         self.microphone_stats: Callable[[], dict[str, Any] | None] = lambda: None  # set by who listens
         self.video = VideoOut(clock, on_sent=lambda seconds: self.figures.stage("encode_send", seconds))
         self.audio = AudioOut(clock)
+        self.renderer = renderer
         self._session = session
-        self._renderer = renderer
         self._worker = worker
         self._metrics = metrics
         self._reel = reel
@@ -178,24 +178,22 @@ class Conversation:
 
     # the worker's customer
 
-    def next_due(self) -> float:
-        """When the next slice leaves (monotonic seconds)."""
-        return self._session.next_due()
+    def runs_dry(self) -> float:
+        """When its next job is due (monotonic seconds)."""
+        return self._session.runs_dry()
 
     def next_job(self) -> Job | None:
         """What to compute now."""
         return self._session.next_job()
 
     def execute(self, job: Job) -> JobResult:
-        """Compute, on the device thread."""
-        return self._renderer.execute(job)
+        """Compute, on a device thread."""
+        return self.renderer.execute(job)
 
     def complete(self, job: Job, result: JobResult, now: float) -> None:
         """Take a result."""
-        stages = ("motion",) if isinstance(job, MotionJob) else ("draw", "decode", "paste")
-        for stage in stages:
-            if stage in self._renderer.durations_s:
-                self.figures.stage(stage, self._renderer.durations_s[stage])
+        for stage, seconds in result.stages_s.items():
+            self.figures.stage(stage, seconds)
         self._session.complete(job, result, now)
         self._publish_events()
 
@@ -224,7 +222,7 @@ class Conversation:
         if picture is None and piece.late:
             picture = self._last_picture
         if picture is None:
-            picture = self._renderer.idle_picture(piece.clip_index)
+            picture = self.renderer.idle_picture(piece.clip_index)
             part = None if self._reel is None else self._reel.part(piece.play_position)
         self._last_picture = picture
         self.figures.slice_emitted(piece, due_s, now)

@@ -46,7 +46,6 @@ class HandDrawn:
 
     def __init__(self, engine: FakeEngine, testcard: bool) -> None:
         self.view = fake_actor(10)
-        self.durations_s: dict[str, float] = {}
         self.frame_size = (SIDE, SIDE)
         self._engine = engine
         self._testcard = testcard
@@ -89,6 +88,7 @@ class FakeCast:
     """Implements ``server.cast.Cast``."""
 
     engine_name = "fake"
+    batch = 1
     spec = FAKE_SPEC
 
     def actors(self) -> Sequence[tuple[str, str]]:

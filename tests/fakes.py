@@ -47,6 +47,9 @@ FAKE_SPEC = EngineSpec(
 class FakeEngine:
     """Implements ``Engine``: the mouth opens smoothly with loudness, landmark images tint the crop."""
 
+    concurrent = True
+    batch = 1
+
     def __init__(self, spec: EngineSpec = FAKE_SPEC) -> None:
         self.name = "fake"
         self.spec = spec

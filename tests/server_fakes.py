@@ -8,7 +8,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ class FakeRenderer:
     def __init__(self, engine: FakeEngine, job_s: float = 0.0) -> None:
         self.engine = engine
         self.view = fake_actor()
-        self.durations_s: dict[str, float] = {}
         self.job_s = job_s
         self.broken = False
         self.idle_left = 3
@@ -70,13 +69,12 @@ class FakeRenderer:
             raise EngineFailed("the fake engine is broken")
         time.sleep(self.job_s)
         if not isinstance(job, PictureJob):
-            self.durations_s["motion"] = self.job_s
-            return self.engine.motion([job])[0]
+            return replace(self.engine.motion([job])[0], stages_s={"motion": self.job_s})
         pictures = []
         for spec in job.frames:
             openness = 0.0 if spec.displacement is None else float(np.abs(spec.displacement).max())
             pictures.append(np.full((SIDE, SIDE, 3), 60 + int(min(openness, 0.3) * 500), np.uint8))
-        return PictureResult(tuple(pictures))
+        return PictureResult(tuple(pictures), {"decode": self.job_s})
 
     def idle_picture(self, clip_index: int) -> U8:
         return np.zeros((SIDE, SIDE, 3), np.uint8)
@@ -91,6 +89,7 @@ class FakeCast:
 
     def __init__(self, read_s: float = 0.0, job_s: float = 0.0) -> None:
         self.engine_name = "fake"
+        self.batch = 1
         self.spec = FAKE_SPEC
         self.engine = FakeEngine()
         self.read_s = read_s
@@ -99,6 +98,9 @@ class FakeCast:
         self.renderers: dict[str, FakeRenderer] = {}
         self.own: dict[str, Path] = {}
         self.forgotten: list[str] = []
+
+    def execute_together(self, tasks: Any, spread: Any) -> list[JobResult]:
+        return [renderer.execute(job) for renderer, job in tasks]
 
     def actors(self) -> list[tuple[str, str]]:
         return [("ada", "Ada"), ("bob", "Bob"), *((name, name.title()) for name in self.own)]

@@ -13,6 +13,8 @@ from mytalk.engines.buckets import BUCKETS, BucketRunner, bucket_of, buckets_up_
 class Doubler:
     """A runner whose decoder doubles, and that notes what it was given."""
 
+    concurrent, batch = False, 8
+
     def __init__(self) -> None:
         self.seen: list[tuple[str, int]] = []
 
@@ -36,6 +38,8 @@ def test_other_graphs_are_left_alone():
     runner = Doubler()
     BucketRunner(runner).run("encode", {"a": np.zeros((3, 1)), "b": np.zeros(3)})
     assert runner.seen == [("encode", 3)]
+    wrapped = BucketRunner(runner)
+    assert (wrapped.concurrent, wrapped.batch) == (False, 8)
 
 
 def test_sizes():

@@ -46,8 +46,8 @@ class SessionCustomer:
         self.failures: list[Exception] = []
         self.engines: list[str] = []
 
-    def next_due(self) -> float:
-        return self.session.next_due()
+    def runs_dry(self) -> float:
+        return self.session.runs_dry()
 
     def next_job(self) -> Job | None:
         return self.session.next_job()

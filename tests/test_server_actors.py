@@ -219,7 +219,7 @@ class Talker:
         self.asked_s: float | None = None
         self.waited_s: list[float] = []
 
-    def next_due(self) -> float:
+    def runs_dry(self) -> float:
         return 0.0
 
     def next_job(self) -> PictureJob | None:

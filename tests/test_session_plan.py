@@ -183,3 +183,40 @@ def test_closing_weights_fall_smoothly_to_rest() -> None:
         weights = [1.0, *closing_weights(frames), 0.0]
         assert all(a > b for a, b in itertools.pairwise(weights))
         assert max(-np.diff(weights)) < 0.75
+
+
+def test_a_session_runs_dry_when_its_finished_pictures_end() -> None:
+    pump = make_pump()
+    session = pump.session
+    assert session.runs_dry() == session.next_due()
+    push(pump, voice(1.0))
+    pump.step()
+    dry = [session.runs_dry()]
+    for _ in range(3):
+        pump.work(pump.clock.now)  # everything that can be computed now
+        dry.append(session.runs_dry())
+        pump.step()
+    ahead_s = SessionConfig().ahead_frames * 0.04
+    assert dry[1] - session.next_due() >= ahead_s - 5 * 0.04
+    assert dry == sorted(dry)
+
+
+def test_a_session_whose_pictures_were_late_is_the_more_urgent_the_longer() -> None:
+    pump = make_pump(SessionConfig(start_wait_s=0.0, max_late_frames=1000), job_s=30.0)
+    push(pump, voice(2.0))
+    urgency = []
+    for _ in range(20):
+        pump.step()
+        urgency.append(pump.session.runs_dry() - pump.session.next_due())
+    assert urgency[-1] <= -0.3
+    assert urgency[5:] == sorted(urgency[5:], reverse=True)
+
+
+def test_a_closing_mouth_runs_dry_at_its_first_missing_picture() -> None:
+    pump = make_pump()
+    push(pump, voice(1.0))
+    pump.run(12)
+    pump.session.interrupt(pump.clock.now)
+    assert pump.session.runs_dry() == pytest.approx(pump.session.next_due())
+    pump.work(pump.clock.now)
+    assert pump.session.runs_dry() == pytest.approx(pump.session.next_due() + 4 * 0.04)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mytalk.errors import SessionClosed
-from mytalk.types import PictureJob, PictureResult
-from server.worker import Worker
+from mytalk.types import FrameSpec, PictureJob, PictureResult
+from server.worker import DevicePlan, Worker
 
 
 class Asker:
@@ -29,7 +32,7 @@ class Asker:
         self.hold = threading.Event()
         self.hold.set()
 
-    def next_due(self) -> float:
+    def runs_dry(self) -> float:
         return self.due
 
     def next_job(self) -> PictureJob | None:
@@ -70,15 +73,15 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_sessions_take_turns_the_urgent_one_first(worker: Worker) -> None:
+async def test_the_urgent_one_goes_first_and_equals_take_turns(worker: Worker) -> None:
     log: list[str] = []
-    late, soon = Asker(log, "late", 3, due=2.0), Asker(log, "soon", 3, due=1.0)
-    worker.add(late)
-    worker.add(soon)
+    askers = [Asker(log, name, 3, due) for name, due in (("late", 2.0), ("one", 1.0), ("two", 1.0))]
+    for asker in askers:
+        worker.add(asker)
     worker.start()
-    await until(lambda: len(log) == 6)
-    assert log == ["soon", "late"] * 3
-    assert soon.thread == late.thread != threading.get_ident()
+    await until(lambda: len(log) == 9)
+    assert log == ["one", "two"] * 3 + ["late"] * 3
+    assert askers[0].thread == askers[1].thread != threading.get_ident()
 
 
 async def test_a_failure_reaches_its_own_session_only(worker: Worker) -> None:
@@ -236,13 +239,112 @@ async def test_work_that_is_cancelled_stops_at_the_next_piece(worker: Worker) ->
     assert len(log) <= count + 2
 
 
-async def test_call_runs_on_the_device_thread(worker: Worker) -> None:
-    log: list[str] = []
-    asker = Asker(log, "job", 1)
-    worker.add(asker)
+class Painter(Asker):
+    """A customer with picture jobs of some frames; remembers the parts it was asked for."""
+
+    def __init__(self, log: list[str], name: str, jobs: int, frames: int, due: float = 0.0) -> None:
+        super().__init__(log, name, jobs, due)
+        self.frames, self.parts, self.at_once, self.most = frames, [], 0, 0
+        self.lock = threading.Lock()
+
+    def next_job(self) -> PictureJob | None:
+        job = super().next_job()
+        return job and replace(job, frames=tuple(FrameSpec(i, None) for i in range(self.frames)))
+
+    def execute(self, job: PictureJob) -> PictureResult:
+        with self.lock:
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+        time.sleep(0.02)
+        with self.lock:
+            self.at_once -= 1
+            self.parts.append(tuple(spec.clip_index for spec in job.frames))
+        super().execute(job)
+        pictures = tuple(np.full((1, 1, 3), spec.clip_index, np.uint8) for spec in job.frames)
+        return PictureResult(pictures, {"draw": 1.0})
+
+
+@contextlib.asynccontextmanager
+async def working(plan: DevicePlan, *customers: Any) -> AsyncIterator[Worker]:
+    worker = Worker(time.monotonic, plan)
+    for customer in customers:
+        worker.add(customer)
     worker.start()
-    await until(lambda: asker.done)
-    assert await worker.call(threading.get_ident) == asker.thread
+    try:
+        yield worker
+    finally:
+        await worker.close()
+
+
+async def test_the_pictures_of_a_job_use_all_lanes_and_keep_their_order() -> None:
+    painter = Painter([], "painter", 2, frames=3)
+    async with working(DevicePlan(lanes=3), painter) as worker:
+        await until(lambda: len(painter.done) == 2)
+        assert worker.busy_s > 0.1
+    assert painter.most == 3
+    assert sorted(painter.parts) == [(0,), (0,), (1,), (1,), (2,), (2,)]
+    for result in painter.done:
+        assert [int(picture[0, 0, 0]) for picture in result.pictures] == [0, 1, 2]
+        assert result.stages_s == {"draw": 3.0}
+
+
+async def test_a_part_that_fails_is_the_jobs_failure_and_told_once() -> None:
+    painter = Painter([], "painter", 1, frames=2)
+    painter.error = ValueError("broken")
+    async with working(DevicePlan(lanes=2), painter):
+        await until(lambda: painter.failed)
+    assert len(painter.failed) == 1
+    assert not painter.done
+
+
+async def test_two_sessions_use_two_lanes_at_the_same_time() -> None:
+    log: list[str] = []
+    held, free = Asker(log, "held", 1, due=0.0), Asker(log, "free", 2, due=1.0)
+    held.hold.clear()
+    async with working(DevicePlan(lanes=2), held, free):
+        await until(lambda: len(free.done) == 2)
+        assert not held.done
+        held.hold.set()
+        await until(lambda: held.done)
+
+
+def batched(calls: list[list[str]]) -> DevicePlan:
+    def together(tasks: Any) -> Any:
+        calls.append([customer.name for customer, _ in tasks])
+        return [customer.execute(job) for customer, job in tasks]
+
+    return DevicePlan(lanes=1, batch=4, together=together)
+
+
+async def test_jobs_of_several_sessions_share_calls_up_to_the_batch() -> None:
+    calls: list[list[str]] = []
+    painters = [Painter([], name, 1, frames=2, due=due) for due, name in enumerate("abc")]
+    async with working(batched(calls), *painters):
+        await until(lambda: all(painter.done for painter in painters))
+    assert calls == [["a", "b"], ["c"]]
+
+
+async def test_one_bad_job_does_not_spoil_the_others_of_its_call() -> None:
+    calls: list[list[str]] = []
+    good, bad = Painter([], "good", 1, frames=1), Painter([], "bad", 1, frames=1)
+    bad.error = ValueError("broken")
+    async with working(batched(calls), good, bad):
+        await until(lambda: good.done and bad.failed)
+    assert calls == [["good", "bad"]]
+    assert not good.failed
+
+
+async def test_a_job_that_waits_for_the_next_call_is_dropped_when_its_session_leaves() -> None:
+    calls: list[list[str]] = []
+    first, second = Painter([], "first", 1, frames=4), Painter([], "second", 1, frames=4, due=1.0)
+    first.hold.clear()
+    async with working(batched(calls), first, second) as worker:
+        await until(lambda: calls)
+        worker.remove(second)
+        first.hold.set()
+        await until(lambda: first.done)
+        await asyncio.sleep(0.05)
+    assert calls == [["first"]]
 
 
 async def test_close_is_idempotent_and_needs_no_start() -> None:

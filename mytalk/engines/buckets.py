@@ -47,6 +47,7 @@ class BucketRunner:
 
     def __init__(self, runner: GraphRunner) -> None:
         self._runner = runner
+        self.concurrent, self.batch = runner.concurrent, runner.batch
 
     def run(self, graph: str, inputs: Arrays) -> list[npt.NDArray[Any]]:
         """Outputs of a graph."""

@@ -1,4 +1,4 @@
-"""What every inference engine does; engines are synchronous and called from one thread at a time."""
+"""What every inference engine does; engines are synchronous."""
 
 from __future__ import annotations
 
@@ -32,10 +32,24 @@ class EngineSpec:
 
 
 class Engine(Protocol):
-    """Runs the two models. Raises ``EngineFailed`` when the runtime fails; inputs are never mutated."""
+    """Runs the two models. Raises ``EngineFailed`` when the runtime fails; inputs are never mutated.
+
+    concurrent: whether several threads may call it at the same time. batch: hops or pictures of one call up
+    to which a call is cheaper than single ones, a power of two; 1 where batches bring nothing (a CPU).
+    """
 
     name: str
     spec: EngineSpec
+
+    @property
+    def concurrent(self) -> bool:
+        """See the class."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """See the class."""
+        ...
 
     def initial_state(self) -> MotionState:
         """Memory with nothing known."""

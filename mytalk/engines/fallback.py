@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
 
 from mytalk.engines.engine import Engine
@@ -32,6 +34,8 @@ class FallbackEngine:
         self._engine = first
         self._others = list(others)
         self._ready: list[Engine] = []  # loaded, and could not do an earlier call that failed
+        self._replacing = threading.Lock()
+        self._one_call = threading.Lock()  # of engines that are not concurrent
 
     def initial_state(self) -> MotionState:
         """Memory with nothing known."""
@@ -53,19 +57,40 @@ class FallbackEngine:
         """Lip pictures."""
         return self._call("decode", lambda engine: engine.decode(landmark_images, latents, references, flows))
 
+    @property
+    def concurrent(self) -> bool:
+        """Any thread may call it: where the engine at work cannot bear that, calls wait for each other."""
+        return True
+
+    @property
+    def batch(self) -> int:
+        """That of the engine at work."""
+        return self._engine.batch
+
     def _call(self, what: str, call: Callable[[Engine], Result]) -> Result:
+        engine = self._engine
         for _ in range(2):
             try:
-                return call(self._engine)
+                return self._run(engine, call)
             except EngineFailed as error:
                 failure = error
-                logger.warning("%s: %s failed: %s", self.name, what, error)
+                logger.warning("%s: %s failed: %s", engine.name, what, error)
+        with self._replacing:
+            if self._engine is engine:
+                return self._replace(call, failure)
+        return self._call(what, call)  # another thread has replaced it meanwhile
+
+    def _run(self, engine: Engine, call: Callable[[Engine], Result]) -> Result:
+        with nullcontext() if engine.concurrent else self._one_call:
+            return call(engine)
+
+    def _replace(self, call: Callable[[Engine], Result], failure: EngineFailed) -> Result:
         place = 0
         while place < len(self._ready) or self._load_next():
             engine = self._ready[place]
             place += 1
             try:
-                result = call(engine)
+                result = self._run(engine, call)
             except EngineFailed as error:
                 logger.warning("%s could not take over: %s", engine.name, error)
                 continue

@@ -16,7 +16,13 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class GraphRunner(Protocol):
-    """Runs a bundle's graphs: ``motion``, ``identity``, ``encode`` and ``decode``."""
+    """Runs a bundle's graphs: ``motion``, ``identity``, ``encode`` and ``decode``.
+
+    concurrent, batch: see ``Engine``.
+    """
+
+    concurrent: bool
+    batch: int
 
     def run(self, graph: str, inputs: Arrays) -> list[npt.NDArray[Any]]:
         """Outputs of a graph, in the order of its declaration; raises ``EngineFailed`` in one line."""
@@ -36,6 +42,16 @@ class GraphEngine:
     def __init__(self, name: str, spec: EngineSpec, memory: Memory, runner: GraphRunner) -> None:
         self.name, self.spec = name, spec
         self._memory, self._runner = memory, runner
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may call it at the same time."""
+        return self._runner.concurrent
+
+    @property
+    def batch(self) -> int:
+        """How many rows a call should have at most to be cheaper than single ones."""
+        return self._runner.batch
 
     def initial_state(self) -> MotionState:
         """Memory with nothing known."""

@@ -22,7 +22,14 @@ from mytalk.errors import EngineFailed
 
 
 class OnnxRunner:
-    """``GraphRunner`` on ONNX Runtime."""
+    """``GraphRunner`` on ONNX Runtime.
+
+    On a CPU a batch costs what its pictures cost one by one, measured (docs/benchmarks.md); calls of one
+    thread each beside each other use the cores better.
+    """
+
+    concurrent = True
+    batch = 1
 
     def __init__(self, paths: dict[str, Path], threads: int | None) -> None:
         options = onnxruntime.SessionOptions()

@@ -26,6 +26,9 @@ from mytalk.errors import EngineFailed
 class OpenVinoRunner:
     """``GraphRunner`` on OpenVINO's CPU plug-in."""
 
+    concurrent = False  # an infer request belongs to one call at a time
+    batch = 1
+
     def __init__(self, paths: dict[str, Path], threads: int | None, *, bf16: bool) -> None:
         """bf16: the per-frame decoder in bfloat16; all else is float32 (errors of motion would add up)."""
         core = openvino.Core()

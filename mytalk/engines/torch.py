@@ -24,6 +24,7 @@ from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmar
 from mytalk.models.motion import MotionConfig, MotionModel
 from mytalk.models.streaming import AppearanceDecoder, AppearanceEncoders, StreamingHop
 
+CUDA_BATCH = 8  # pictures of one call; a card is hardly busier with eight than with one
 HOP_INPUTS = (
     "log_mel",
     "upper",
@@ -76,9 +77,12 @@ def load_modules(bundle: Path, manifest: dict[str, Any]) -> dict[str, torch.nn.M
 class TorchRunner:
     """``GraphRunner`` on torch modules."""
 
+    concurrent = False  # a recorded CUDA graph has one set of buffers
+
     def __init__(self, modules: dict[str, torch.nn.Module], device: str, *, bf16: bool) -> None:
         """bf16: the per-frame decoder's convolutions in bfloat16 (channels-last); all else stays float32."""
         self._device, self._bf16 = torch.device(device), bf16
+        self.batch = CUDA_BATCH if self._device.type == "cuda" else 1
         self._calls: dict[str, Callable[..., Any]] = {}
         for graph, module in modules.items():
             module.eval().requires_grad_(requires_grad=False).to(self._device)

@@ -46,7 +46,12 @@ def draw_landmarks(points: F32, layout: Layout, size: int = CROP) -> F32:
     image = np.empty((CHANNELS, size, size), np.float32)
     for channel, sampler in enumerate(_samplers(layout)):
         samples = sampler @ points[:, :2]
-        profiles = np.exp(-0.5 * np.square((centres - samples[:, :, None]) / SIGMA_PX)).astype(np.float32)
-        image[channel] = profiles[:, 1].T @ profiles[:, 0]
-    drawn: F32 = (1.0 - np.exp(-GAIN * image)).astype(np.float32)
-    return drawn
+        profiles = np.subtract(centres, samples[:, :, None], dtype=np.float32)
+        profiles /= np.float32(SIGMA_PX)
+        np.square(profiles, out=profiles)
+        profiles *= np.float32(-0.5)
+        np.exp(profiles, out=profiles)
+        np.matmul(profiles[:, 1].T, profiles[:, 0], out=image[channel])
+    image *= np.float32(-GAIN)
+    np.exp(image, out=image)
+    return np.subtract(np.float32(1.0), image, out=image)
