@@ -8,23 +8,28 @@ from mytalk.clock import PLAYOUT_RATE
 from mytalk.types import F32, I16
 
 STEP = 4  # pitch is looked for at a quarter of the rate
-SHORTEST = PLAYOUT_RATE // 400  # 2.5 ms: a voice of 400 Hz
-LONGEST = PLAYOUT_RATE // 60  # 16.7 ms: one of 60 Hz
-MATCH = PLAYOUT_RATE // 100  # 10 ms are compared
+SHORTEST_S, LONGEST_S = 1 / 400, 1 / 60  # periods of a voice
+MATCH_S = 0.01  # so much is compared
+PAST = round((LONGEST_S + MATCH_S + 0.005) * PLAYOUT_RATE)  # what is remembered
 JOINT = PLAYOUT_RATE // 200  # 5 ms of cross-fade
 HOLD = PLAYOUT_RATE // 100  # a made-up voice keeps its level for 10 ms
 FADE = PLAYOUT_RATE // 20  # and is silent 50 ms later
 
 
-def pitch_lag(sound: F32) -> tuple[int, float]:
-    """The lag (samples) at which the end of a sound is most like itself, and how much (−1..1)."""
-    coarse = sound[: len(sound) // STEP * STEP].reshape(-1, STEP).mean(axis=1)
-    size, first = MATCH // STEP, SHORTEST // STEP
-    last = min(LONGEST // STEP, len(coarse) - size)
+def pitch_lag(sound: F32, rate_hz: int = PLAYOUT_RATE) -> tuple[int, float] | None:
+    """The lag (samples) at which the end of a sound is most like itself, and how much (−1..1).
+
+    None when the sound is too short for any.
+    """
+    coarse = sound[len(sound) % STEP :].reshape(-1, STEP).mean(axis=1)
+    first = round(SHORTEST_S * rate_hz / STEP)
+    size = min(round(MATCH_S * rate_hz / STEP), len(coarse) // 2)
+    last = min(round(LONGEST_S * rate_hz / STEP), len(coarse) - size)
+    if size < first or last < first:
+        return None
     end = coarse[len(coarse) - size :]
-    shifted = np.lib.stride_tricks.sliding_window_view(coarse, size)[len(coarse) - size - last :][
-        : last - first + 1
-    ]
+    windows = np.lib.stride_tricks.sliding_window_view(coarse, size)
+    shifted = windows[len(coarse) - size - last : len(coarse) - size - first + 1]
     power = np.sqrt((shifted**2).sum(axis=1) * (end**2).sum()) + 1e-3
     likeness = shifted @ end / power
     best = int(likeness.argmax())
@@ -35,7 +40,7 @@ class Concealer:
     """Follows a line of 48 kHz int16 sound and makes up what is missing from it."""
 
     def __init__(self) -> None:
-        self._past: F32 = np.zeros(LONGEST + MATCH + JOINT, np.float32)
+        self._past: F32 = np.zeros(PAST, np.float32)
         self._cycle: F32 | None = None  # what is repeated while a hole lasts
         self._made = 0  # samples made up in this hole
 
@@ -55,7 +60,9 @@ class Concealer:
     def conceal(self, count: int) -> I16:
         """Make up int16 [count]."""
         if self._cycle is None:
-            lag, _ = pitch_lag(self._past)
+            found = pitch_lag(self._past)
+            assert found is not None  # enough is remembered
+            lag = found[0]
             self._cycle, self._made = self._seamless(lag), 0
             # where the voice is no perfect repetition there would be a step, and a click
             step = self._past[-1] - self._past[-lag - 1]

@@ -14,8 +14,10 @@ class SessionConfig:
 
     hop_frames: frames that one motion job finishes; lookahead_frames: provisional frames after them.
     live_delay_s: a live microphone's sample leaves this long after it came in (raised to what hop and
-        lookahead need, where it is less).
-    live_slack_s: backlog above the delay from which quiet pieces of live speech are dropped to win it back.
+        lookahead need and the network's jitter takes, where it is less).
+    live_drift_s: deviation from it from which live speech is resampled, by 0.5 % at most, to come back.
+    live_slack_s: backlog above it from which quiet pieces of live speech are dropped, and after a second
+        without any, pitch periods cut out.
     live_backlog_s: backlog from which live speech is dropped even where it is loud.
     quiet_peak: largest absolute sample (0..1) of a 10 ms piece that counts as quiet.
     pushed_start_s: shortest time from the moment that pushed speech can be planned to its first slice.
@@ -36,7 +38,8 @@ class SessionConfig:
     hop_frames: int = 2
     lookahead_frames: int = 1
     live_delay_s: float = 0.25
-    live_slack_s: float = 0.08
+    live_drift_s: float = 0.025
+    live_slack_s: float = 0.06
     live_backlog_s: float = 1.0
     quiet_peak: float = 0.01
     pushed_start_s: float = 0.12
@@ -80,6 +83,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "hop_frames": (1, 250),
     "lookahead_frames": (0, 250),
     "live_delay_s": (0.04, 5.0),
+    "live_drift_s": (0.021, 1.0),  # a start is rounded to the nearest slot: 20 ms are no drift
     "live_slack_s": (0.02, 5.0),
     "live_backlog_s": (0.1, 30.0),
     "quiet_peak": (0.0, 1.0),

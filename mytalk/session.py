@@ -398,7 +398,7 @@ class TalkSession:
             dropped_events=self._events.dropped,
             dropped_live_s=self._queue.dropped_live_s,
             buffered_s=self._queue.unplayed_s,
-            live_delay_s=self._queue.live_delay_s,
+            live=self._queue.live,
             slack_s=tuple(self._stage.slack_s),
         )
 

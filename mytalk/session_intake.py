@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from mytalk.clock import ANALYSIS_RATE, FRAME_S, PLAYOUT_RATE
 from mytalk.config import SessionConfig
 from mytalk.engines.engine import EngineSpec
 from mytalk.errors import BadInput, Overloaded
+from mytalk.live import LivePace
 from mytalk.motion import analysis_samples_needed
 from mytalk.session_plan import Utterance
+from mytalk.session_report import LiveFigures
 from mytalk.types import I16
 
 
@@ -38,16 +38,25 @@ class SpeechQueue:
     ) -> None:
         """``begin``: makes an utterance from (number, rate in Hz, live, now)."""
         self.utterances: deque[Utterance] = deque()
-        self.dropped_live_s = 0.0
-        self.live_delay_s: float | None = None  # of the newest live sample
+        self._live_delay_s: float | None = None  # of the newest live sample
         self._config = config
         self._begin_utterance = begin
         self._seen = 0
-        self._draining = False
+        self._unheard_s = 0.0
         # What hop and lookahead need before they can start, and one frame for their compute.
         tokens = config.hop_frames + config.lookahead_frames
         needed_s = analysis_samples_needed(tokens, spec) / ANALYSIS_RATE + FRAME_S
-        self._target_delay_s = max(config.live_delay_s, needed_s)
+        self._pace = LivePace(config, needed_s)
+
+    @property
+    def live(self) -> LiveFigures:
+        """How late live speech is, and what is done about it."""
+        return LiveFigures(self._live_delay_s, self._pace.target_s, self._pace.speed)
+
+    @property
+    def dropped_live_s(self) -> float:
+        """Live speech that was dropped or cut out."""
+        return self._unheard_s + self._pace.dropped_s
 
     @property
     def current(self) -> Utterance | None:
@@ -67,7 +76,7 @@ class SpeechQueue:
     def clear(self) -> None:
         """Drop everything."""
         self.utterances.clear()
-        self._draining = False
+        self._pace.end()
 
     def receive_pushed(self, samples: I16, rate_hz: int, at: Moment) -> None:
         """Take speech that may run ahead of real time; it ends live speech. Overloaded: nothing was taken."""
@@ -90,13 +99,14 @@ class SpeechQueue:
             stalled = utterance is not None and self._stalled(utterance, at)
             pushed = any(not other.live for other in self.utterances)
             if (pushed and not stalled) or len(self.utterances) >= self._config.max_utterances:
-                self.dropped_live_s += len(samples) / rate_hz
+                self._unheard_s += len(samples) / rate_hz
                 return
             if utterance is not None:
                 self._end(utterance, at)
             utterance = self._begin(rate_hz, True, at)
         _check_same_rate(utterance, rate_hz)
-        kept = self._keep_pace(utterance, samples, rate_hz, at)
+        delay_s = self._delay_of_next(utterance, at)
+        kept, self._live_delay_s = self._pace.fit(samples, rate_hz, delay_s, at.now)
         if len(kept):
             self._append(utterance, kept, at)
 
@@ -127,6 +137,8 @@ class SpeechQueue:
         self._note_start(utterance, at)
 
     def _end(self, utterance: Utterance, at: Moment) -> None:
+        if utterance.live:
+            utterance.speech.push(self._pace.end())
         utterance.speech.end()
         self._note_start(utterance, at)
 
@@ -136,31 +148,13 @@ class SpeechQueue:
             return
         if not utterance.live:
             utterance.start_at = at.now + (0.0 if at.holding else self._config.pushed_start_s)
-        elif utterance.started:
+            return
+        self._pace.restart()
+        if utterance.started:
             backlog_s = utterance.unplayed_samples / PLAYOUT_RATE
-            utterance.start_at = at.now + max(0.0, self._target_delay_s - backlog_s)
+            utterance.start_at = at.now + max(0.0, self._pace.target_s - backlog_s)
         else:
-            utterance.start_at = utterance.first_arrival + self._target_delay_s
-
-    def _keep_pace(self, utterance: Utterance, samples: I16, rate_hz: int, at: Moment) -> I16:
-        """Drop 10 ms pieces of live speech while it lags too far: quiet ones, or any beyond the bound."""
-        config, piece = self._config, rate_hz // 100
-        kept: list[I16] = []
-        delay_s = self._delay_of_next(utterance, at)
-        for first in range(0, len(samples), piece):
-            part = samples[first : first + piece]
-            if delay_s > self._target_delay_s + config.live_slack_s:
-                self._draining = True
-            elif delay_s <= self._target_delay_s:
-                self._draining = False
-            quiet = int(np.abs(part.astype(np.int32)).max()) <= config.quiet_peak * 32768
-            if (self._draining and quiet) or delay_s > config.live_backlog_s:
-                self.dropped_live_s += len(part) / rate_hz
-            else:
-                kept.append(part)
-                delay_s += len(part) / rate_hz
-        self.live_delay_s = delay_s
-        return np.concatenate(kept) if kept else np.zeros(0, np.int16)
+            utterance.start_at = utterance.first_arrival + self._pace.target_s
 
     def _delay_of_next(self, utterance: Utterance, at: Moment) -> float:
         """Seconds until a live sample that comes in now would leave."""
@@ -168,7 +162,7 @@ class SpeechQueue:
         if utterance.start_at is not None and not at.speaking:
             leaves = max(leaves, utterance.start_at)
         elif not utterance.started:
-            leaves = max(leaves, utterance.first_arrival + self._target_delay_s)
+            leaves = max(leaves, utterance.first_arrival + self._pace.target_s)
         return leaves - at.now + self.unplayed_s
 
 

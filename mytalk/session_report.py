@@ -34,6 +34,18 @@ class SessionEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveFigures:
+    """delay_s: of the newest live sample, None before the first. target_s: what it is kept at.
+
+    speed: how fast live speech is taken at present to win the target back; 1 is as it comes.
+    """
+
+    delay_s: float | None
+    target_s: float
+    speed: float
+
+
+@dataclass(frozen=True, slots=True)
 class SessionStats:
     """Counters since the session began, unless stated otherwise.
 
@@ -44,7 +56,7 @@ class SessionStats:
     dropped_live_s: live speech dropped to win the delay back, or because pushed speech was playing.
     stalled_s: by how much the slot clock was moved because nobody asked for slices in time.
     played_samples: 48 kHz speech samples that have left, all utterances. buffered_s: unplayed speech, now.
-    live_delay_s: delay of the newest live sample, None before the first.
+    live: of the microphone.
     slack_s: slack of the last talking slices (see ``AvSlice.slack_s``), oldest first, at most 250.
     """
 
@@ -64,8 +76,13 @@ class SessionStats:
     stalled_s: float
     played_samples: int
     buffered_s: float
-    live_delay_s: float | None
+    live: LiveFigures
     slack_s: tuple[float, ...]
+
+    @property
+    def live_delay_s(self) -> float | None:
+        """Delay of the newest live sample, None before the first."""
+        return self.live.delay_s
 
 
 class EventLog:
@@ -111,7 +128,7 @@ class Counters:
         dropped_events: int,
         dropped_live_s: float,
         buffered_s: float,
-        live_delay_s: float | None,
+        live: LiveFigures,
         slack_s: tuple[float, ...],
     ) -> SessionStats:
         """The counters as they are now, with what is not counted here."""
@@ -132,6 +149,6 @@ class Counters:
             stalled_s=self.stalled_s,
             played_samples=self.played_samples,
             buffered_s=buffered_s,
-            live_delay_s=live_delay_s,
+            live=live,
             slack_s=slack_s,
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the server does: threads cost more than they save
 
 import pytest
 from hypothesis import HealthCheck, settings

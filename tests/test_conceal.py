@@ -20,11 +20,18 @@ def vowel(count: int, hz: float = 125.0, level: float = 0.3) -> I16:
 
 @pytest.mark.parametrize("hz", [70.0, 125.0, 220.0, 380.0])
 def test_the_pitch_is_found(hz: float) -> None:
-    lag, likeness = pitch_lag(vowel(1_600, hz).astype(np.float32))
+    found = pitch_lag(vowel(1_600, hz).astype(np.float32))
+    assert found is not None
+    lag, likeness = found
     periods = lag * hz / RATE
     assert periods == pytest.approx(round(periods), abs=0.06)
     assert round(periods) >= 1
     assert likeness > 0.95
+
+
+def test_too_short_a_sound_has_no_pitch() -> None:
+    assert pitch_lag(np.zeros(200, np.float32)) is None
+    assert pitch_lag(np.zeros(0, np.float32)) is None
 
 
 def test_a_lost_packet_in_a_vowel_is_hardly_heard() -> None:

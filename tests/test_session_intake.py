@@ -142,9 +142,9 @@ def test_a_slow_microphone_pauses_now_and_then_and_loses_nothing() -> None:
     microphone.arrivals = [start + (a - start) * 1.01 for a in microphone.arrivals]
     pump.run(740)
     assert [e.kind for e in pump.session.events()].count("starved") >= 1
-    kept = heard(pump.slices)
-    assert np.array_equal(kept, microphone.samples[: len(kept)])
     assert pump.session.stats().dropped_live_s == 0
+    sent = microphone.sent * CHUNK_S
+    assert sent - 0.5 < len(heard(pump.slices)) / RATE < 1.006 * sent, "resampled at most"
 
 
 def test_the_microphone_can_go_silent_and_come_back() -> None:
