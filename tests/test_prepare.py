@@ -129,6 +129,41 @@ def test_other_limits_reject_and_take_back_without_preparing_again(prepared):
     assert (out / "clips" / "lab__late__x.crops.npy").stat().st_mtime_ns == stamp
 
 
+def test_features_of_sound_that_was_moved_are_taken_away(prepared):
+    root, out = prepared
+    path = out / "clips" / "lab__late__x.speech.npy"
+    path.write_bytes(b"features")
+    assert main([str(root), "--out", str(out), "--workers", "1"]) == 0
+    assert path.exists()
+    keep = ["--max-offset-ms", "60", "--keep-unaligned"]  # the sound goes back to where it was
+    assert main([str(root), "--out", str(out), "--workers", "1", *keep]) == 0
+    assert not path.exists()
+    assert main([str(root), "--out", str(out), "--workers", "1"]) == 0
+
+
+def test_a_folder_has_one_layout(prepared, capsys):
+    root, out = prepared
+    assert main([str(root), "--out", str(out), "--layout", "dense669"]) == 1
+    assert "holds clips of layout mediapipe478: give another --out for dense669" in capsys.readouterr().err
+
+
+def test_a_speech_model_that_cannot_be_had_costs_no_time(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("transformers", reason="transformers is not installed (the train extra)")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    remade(tmp_path / "v" / "a.mp4", 25)
+    given = [str(tmp_path / "v"), "--out", str(tmp_path / "o"), "--speech-model", str(tmp_path / "none")]
+    assert main(given) == 1
+    assert "wav2vec2 cannot be had from there" in capsys.readouterr().err
+    assert not (tmp_path / "o" / "done").exists()
+
+
+def test_parts_know_where_in_their_video_they_begin(tmp_path):
+    video, config = remade(tmp_path / "a.mp4", 25, times=2), PrepareConfig(part_frames=50, every=5)
+    prepare_video(video, "lab__a", tmp_path / "out", config)
+    staged = [np.load(tmp_path / "out" / "staged" / f"lab__a__p{n:03d}.npz") for n in range(2)]
+    assert [int(arrays["first_frame"]) for arrays in staged] == [0, 50]
+
+
 def test_long_clips_come_in_parts_and_a_kill_costs_one_video(tmp_path):
     video, config = remade(tmp_path / "a.mp4", 25, times=2), PrepareConfig(part_frames=50, every=5)
     reports = prepare_video(video, "lab__a", tmp_path / "out", config)

@@ -17,6 +17,8 @@ pytest.importorskip("mediapipe", reason="MediaPipe is not installed (make test i
 from mytalk.engines import load_engine  # noqa: E402
 from mytalk.errors import BadInput  # noqa: E402
 from mytalk.models.checkpoint import load_checkpoint  # noqa: E402
+from tests.small_wav2vec2 import save_small  # noqa: E402
+from tests.test_companions import made_up_landmarks  # noqa: E402
 from training import appearance, calibration, evaluate, identity, motion, prepare  # noqa: E402
 from training.data import is_validation, list_clips  # noqa: E402
 from training.motion_data import change_voice  # noqa: E402
@@ -100,6 +102,63 @@ def test_from_checkpoints_to_a_bundle_that_serves(data, runs, tmp_path):
     arguments = ["--model", str(out), "--clips", str(FIXTURE), "--mode", "appearance", "--json", str(figures)]
     assert evaluate.main(arguments) == 0
     assert np.isfinite(json.loads(figures.read_text())["mean"]["lip_psnr"])
+
+
+PAPER_SHAPED = """
+size = "paper"
+[motion]
+identity = 16
+dim = 16
+heads = 2
+hidden = 16
+layers = 2
+audio_dim = 16
+audio_heads = 2
+audio_hidden = 16
+audio_layers = 1
+speech_width = 16
+mlp_hidden = 16
+[identity]
+hidden = 16
+embedding = 16
+"""
+
+
+def test_the_paper_s_motion_trains_on_what_prepare_makes(tmp_path):
+    """Landmarks beside rendered heads, wav2vec2 features, bidirectional noise: raw video to a checkpoint."""
+    pytest.importorskip("transformers", reason="transformers is not installed (the train extra)")
+    videos, data = tmp_path / "videos", tmp_path / "data"
+    for name in ("a_0001", "b_0002"):
+        (videos / "heads" / name).mkdir(parents=True)
+        shutil.copy(FIXTURE, videos / "heads" / name / "head.mp4")
+        np.savez(videos / "heads" / name / "head.npz", landmarks=made_up_landmarks())
+    (videos / "heads" / "c_0003.mp4").write_bytes(FIXTURE.read_bytes())
+    given = [str(videos), "--out", str(data), "--workers", "1", "--keep-unaligned", "--probe", "loudness"]
+    model = save_small(tmp_path / "wav2vec2")
+    assert prepare.main([*given, "--layout", "dense669", "--speech-model", model]) == 0
+    report = {row["name"]: row["rejected"] for row in json.loads((data / "report.json").read_text())["clips"]}
+    assert report == {
+        "heads__a_0001__head": None,
+        "heads__b_0002__head": None,
+        "heads__c_0003": "no_landmarks",
+    }
+    assert prepare.main(given) == 1  # its clips have the paper's landmarks, not detected ones
+    (data / "splits" / "train.txt").write_text("heads__a_0001__head\nheads__b_0002__head\n")
+    (data / "splits" / "validation.txt").write_text("")
+    size = tmp_path / "size.toml"
+    size.write_text(PAPER_SHAPED)
+    run = "[runner]\nsteps = 2\npicture_steps = 2\n"
+    (tmp_path / "identity.toml").write_text(f"size = {str(size)!r}\nbatch = 8\n{run}")
+    (tmp_path / "motion.toml").write_text(
+        f"size = {str(size)!r}\n[data]\nbatch = 2\nframes = 60\nstitch = false\nchange_voice = false\n"
+        f"[loss]\nnoising = 'whole'\n{run}"
+    )
+    for module, name in ((identity, "identity"), (motion, "motion")):
+        assert module.main(arguments(module, data, tmp_path / name, tmp_path / f"{name}.toml", tmp_path)) == 0
+    saved = load_checkpoint(tmp_path / "motion" / "last.pt")
+    assert json.loads(saved["config"])["speech"] == "wav2vec2"
+    assert saved["average"]["denoiser.leave.bias"].shape == (822,)
+    assert (tmp_path / "motion" / "motion.gif").stat().st_size > 1000
 
 
 def test_unknown_settings_missing_data_and_damaged_checkpoints_are_refused(tmp_path, capsys):

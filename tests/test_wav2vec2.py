@@ -9,30 +9,14 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (the train extra)")
+pytest.importorskip("transformers", reason="transformers is not installed (the train extra)")
 
 from mytalk.errors import BadInput  # noqa: E402
 from mytalk.models.feature_audio import FeatureAudioEncoder  # noqa: E402
 from mytalk.models.motion_config import MotionConfig  # noqa: E402
 from mytalk.models.wav2vec2 import Wav2Vec2Config, load_wav2vec2  # noqa: E402
 from mytalk.speech_encoder import encode_all  # noqa: E402
-
-
-def save_small(folder, **changes):
-    torch.manual_seed(0)
-    settings = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 24,
-        "conv_dim": [8] * 7,
-        "num_conv_pos_embeddings": 8,
-        "num_conv_pos_embedding_groups": 2,
-        "num_feat_extract_layers": 7,
-    }
-    config = transformers.Wav2Vec2Config(**settings | changes)
-    transformers.Wav2Vec2Model(config).save_pretrained(folder)
-    return str(folder)
+from tests.small_wav2vec2 import save_small  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,8 @@
 ``python -m training.prepare VIDEO_DIR --out DATA`` takes any nesting, rate and size, works in parallel, goes
 on where it was stopped, measures how far each person's sound is off and moves it into place, and ends with a
 report of what was rejected and why (report.json, report.png) and with lists of identity-disjoint splits
-(splits/).
+(splits/). For the paper's motion model: ``--layout dense669`` takes landmarks from NAME.npz beside each video
+(rendered heads), ``--speech-model`` adds wav2vec2 features of every clip.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -23,12 +24,14 @@ from rich.progress import track
 
 from mytalk.engines import default_bundle
 from mytalk.errors import BadInput, MyTalkError
+from mytalk.landmarks.layout import LAYOUTS
 from training.prepare_report import print_report, write_report
 from training.prepare_sync import SyncLimits, measure_and_correct
-from training.prepare_video import PrepareConfig, Report, prepare_video
+from training.prepare_video import DETECTED, PrepareConfig, Report, prepare_video, write_atomically
 from training.splits import Shares, write_default_splits
 
 VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
+LAYOUT_RECORD = "layout.txt"
 FLAT = "videos"  # source of videos that lie in the given folder itself
 
 
@@ -101,6 +104,18 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--face", choices=["only", "largest"], default="only", help="which of several faces (default: reject)"
     )
+    p.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default=DETECTED,
+        help="landmarks: detected (default), or read from NAME.npz beside each video",
+    )
+    p.add_argument(
+        "--speech-model",
+        metavar="FOLDER_OR_HUB_ID",
+        help="also write wav2vec2 features of every clip (facebook/wav2vec2-base-960h, or a local folder)",
+    )
+    p.add_argument("--speech-layer", type=int, default=-1, help="its hidden layer (default: the last)")
     p.add_argument("--every", type=int, default=2, help="keep every n-th face crop (default %(default)s)")
     p.add_argument(
         "--part-seconds", type=float, default=20.0, help="cut longer clips into parts (default %(default)s)"
@@ -135,21 +150,48 @@ def _parser() -> argparse.ArgumentParser:
     return p
 
 
+def check_layout(out: Path, layout: str) -> None:
+    """Note a folder's landmark layout, or refuse another one than its clips have."""
+    path = out / LAYOUT_RECORD
+    known = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    if not known and (out / "done").is_dir():
+        known = DETECTED  # prepared before there was a choice
+    if known and known != layout:
+        raise BadInput(f"{out} holds clips of layout {known}: give another --out for {layout}")
+    if not path.is_file():
+        write_atomically(path, lambda file: file.write(f"{layout}\n".encode()))
+
+
+def _speech_writer(args: argparse.Namespace) -> Callable[[list[Report]], object]:
+    """What adds speech features to clips; the model is loaded first, so that a wrong one costs no time."""
+    if args.speech_model is None:
+        return lambda _: None
+    from mytalk.models.wav2vec2 import Wav2Vec2Config  # torch and transformers, for those who ask for it
+    from training.speech_features import load_encoder, write_features
+
+    config = Wav2Vec2Config(args.speech_model, layer=args.speech_layer)
+    encoder = load_encoder(config)
+    return lambda reports: write_features(args.out, reports, encoder, config)
+
+
 def _run(args: argparse.Namespace) -> None:
     if args.every < 1 or args.workers < 1 or args.part_seconds < 2:
         raise BadInput("--every and --workers must be 1 or more, --part-seconds 2 or more")
     probe = "" if args.probe == "loudness" else args.probe
     if probe and not (Path(probe) / "manifest.json").is_file():
         raise BadInput(f"--probe {probe}: no weights there; give a bundle, or 'loudness'")
-    config = PrepareConfig(args.every, round(25 * args.part_seconds), args.face, probe)
+    config = PrepareConfig(args.every, round(25 * args.part_seconds), args.face, probe, args.layout)
+    write_speech = _speech_writer(args)
     videos = find_videos(args.videos, args.person, args.include)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{args.out}: cannot be written ({error.strerror})") from error
+    check_layout(args.out, args.layout)
     reports = prepare_all(videos, args.out, config, min(args.workers, len(videos)))
     limits = SyncLimits(args.max_offset_ms, args.min_correlation, args.keep_unaligned)
     reports, people = measure_and_correct(args.out, reports, limits)
+    write_speech(reports)
     write_report(args.out, reports, people)
     print_report(reports, people)
     if any(report.rejected is None for report in reports):
@@ -163,6 +205,9 @@ def main(argv: list[str] | None = None) -> int:
         _run(args)
     except MyTalkError as error:
         print(f"training.prepare: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"training.prepare: cannot be written ({error}); run again to go on", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("training.prepare: stopped; run again to go on", file=sys.stderr)

@@ -100,6 +100,7 @@ def _finish(out: Path, name: str, moved_ms: float | None) -> None:
         if round(moved_ms / 10):
             arrays["log_mel_heard"] = heard
         save_arrays(final, arrays)
+        final.with_suffix(".speech.npy").unlink(missing_ok=True)  # features of the sound where it was before
     staged.unlink(missing_ok=True)
 
 

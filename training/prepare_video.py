@@ -20,14 +20,17 @@ from mytalk.engines import load_engine
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput
 from mytalk.follow import FaceChoice
+from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import crop_matrices
 from mytalk.media import probe_video, read_at_rate, read_speech
 from mytalk.speech import MEL_FRAMES_PER_FRAME, SILENCE, LogMelState, log_mel
 from mytalk.types import F32, U8
+from training.companions import follow_companion
 from training.offsets import lag_curve, loudness
 from training.streamed import predicted_opening
 from training.tracks import RATE, Track, follow
 
+DETECTED = "mediapipe478"  # what there is a detector for
 MIN_FRAMES = FPS  # a shorter stretch with the face is not used
 FAINT = SILENCE + 1.5  # nothing that quiet is speech
 SPEECH_RANGE = 1.5  # log units (13 dB) between loud and soft: syllables; hum and noise keep their level
@@ -39,13 +42,15 @@ class PrepareConfig:
 
     every: of the face crops, one in so many is kept. part_frames: longer clips are cut into parts of so many
     frames. face: which of several people. probe: what lips are compared with to measure the A/V offset, the
-    bundle of a motion model or "" for the loudness envelope.
+    bundle of a motion model or "" for the loudness envelope. layout: of the landmarks; ``mediapipe478`` is
+    detected, another one is read from NAME.npz beside each video.
     """
 
     every: int = 2
     part_frames: int = 500
     face: FaceChoice = "only"
     probe: str = ""
+    layout: str = DETECTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,7 @@ def _arrays(track: Track, part: slice, mel: F32, config: PrepareConfig) -> dict[
         "opening": track.opening[part],
         "log_mel": log_mel_full,
         "picked": np.arange(0, frames, config.every),
+        "first_frame": np.int64(part.start),
         "lags_ms": curve.lags_ms,
         "lag_score": curve.score,
     }
@@ -181,7 +187,11 @@ def prepare_video(video: Path, name: str, out: Path, config: PrepareConfig) -> l
         probe_video(video)
         mel = _hear(video)
         # Pictures that go on after the sound has ended teach nothing.
-        track = follow(video, config.face, -(-len(mel) // MEL_FRAMES_PER_FRAME))
+        heard = -(-len(mel) // MEL_FRAMES_PER_FRAME)
+        if config.layout == DETECTED:
+            track = follow(video, config.face, heard)
+        else:
+            track = follow_companion(video, load_layout(config.layout), heard)
         reports = _write_parts(video, name, out, track=track, mel=mel, config=config)
     except BadInput as error:
         if error.code == "cannot_write":  # a full disk is not the video's fault
