@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -177,6 +178,24 @@ def test_long_clips_come_in_parts_and_a_kill_costs_one_video(tmp_path):
     shutil.rmtree(tmp_path / "out" / "clips")
     assert prepare_video(video, "lab__a", tmp_path / "out", config) == reports
     assert not (tmp_path / "out" / "clips").exists()
+
+
+def test_a_full_disk_is_one_line_and_what_was_done_is_kept(tmp_path, capsys):
+    for name in ("a", "b"):
+        remade(tmp_path / "v" / "lab" / f"{name}.mp4", 25)
+    given = ["--out", str(tmp_path / "o"), "--workers", "1", "--probe", "loudness"]
+    assert main([str(tmp_path / "v"), *given, "--include", "lab__a"]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "o" / "clips").iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))  # b's crops are five times as large
+    try:
+        assert main([str(tmp_path / "v"), *given]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "run again to go on" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "o" / "clips").iterdir()} == before
+    assert main([str(tmp_path / "v"), *given]) == 0
+    assert [clip.name for clip in list_clips(tmp_path / "o")] == ["lab__a", "lab__b"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_scraps(tmp_path):

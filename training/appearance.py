@@ -29,7 +29,7 @@ from training.appearance_data import WHOLE, WINDOW, AppearanceBatch, AppearanceB
 from training.checkpoints import data_id
 from training.data import Clip, is_validation, list_clips
 from training.journal import Journal
-from training.launch import launch, run_parser, with_arguments
+from training.launch import launch, run_parser, tell, with_arguments
 from training.settings import Runner, load_settings
 from training.task import Described, Losses, Modules, Network
 
@@ -252,7 +252,9 @@ def build(args: argparse.Namespace) -> AppearanceTask:
     if not kept:
         raise BadInput(f"{args.data} has no clips to train on: all {len(clips)} are held out")
     torch.manual_seed(run.runner.seed)
-    return AppearanceTask(run, kept, size)
+    task = AppearanceTask(run, kept, size)
+    tell(f"clips are drawn from {task.batches.draws.told()}")
+    return task
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -43,6 +44,12 @@ def with_arguments(runner: Runner, args: argparse.Namespace) -> Runner:
     """A run's settings with the command line's ``--steps`` and ``--seed`` in the place of the file's."""
     given = {name: value for name in ("steps", "seed") if (value := getattr(args, name)) is not None}
     return replace(runner, **given)
+
+
+def tell(line: str) -> None:
+    """A line for the person who started the run, from the first process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
 
 
 def quiet() -> None:

@@ -29,7 +29,7 @@ from mytalk.types import F32, U8
 from training.checkpoints import LAST, data_id, read_checkpoint
 from training.identity import load_identity, make_extractor
 from training.journal import Journal
-from training.launch import launch, run_parser, with_arguments
+from training.launch import launch, run_parser, tell, with_arguments
 from training.motion_data import MotionBatch, MotionBatches, MotionClip, MotionDraw, load_for_training
 from training.motion_loss import (
     NOISINGS,
@@ -174,7 +174,9 @@ def build(args: argparse.Namespace) -> MotionTask:
             f"{size.motion.identity}: train training.identity at that size"
         )
     torch.manual_seed(run.runner.seed)
-    return MotionTask(run, loaded, size, identity)
+    task = MotionTask(run, loaded, size, identity)
+    tell(f"clips are drawn from {task.batches.draws.told()}")
+    return task
 
 
 def main(argv: list[str] | None = None) -> int:

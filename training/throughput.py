@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
 import sys
 import tempfile
 import time
@@ -44,7 +45,13 @@ def make_task(trainer: str, args: argparse.Namespace, folder: Path) -> Task[Any]
     """The trainer's task at a size, with the settings of its own config file, on made-up clips."""
     config = CONFIGS / f"{trainer}_{args.size}.toml"
     run = load_settings(TRAINERS[trainer], config if config.exists() else None, {"size": args.size})
-    runner: Runner = replace(run.runner, recompute=args.recompute or run.runner.recompute, picture_steps=0)
+    runner: Runner = replace(
+        run.runner,
+        recompute=args.recompute or run.runner.recompute,
+        accumulate=args.accumulate or run.runner.accumulate,
+        workers=run.runner.workers if torch.cuda.is_available() else 1,
+        picture_steps=0,
+    )
     if args.precision:
         runner = replace(runner, precision=args.precision)
     if args.strategy:
@@ -62,9 +69,10 @@ def make_task(trainer: str, args: argparse.Namespace, folder: Path) -> Task[Any]
         extractor = identity.make_extractor(size.identity).eval()
         return motion.MotionTask(run, load_for_training(data, size), size, (extractor, size.identity))
     start = 0 if args.adversarial else run.loss.adversarial_start
+    drawn = replace(run.data, clips=args.batch or run.data.clips, targets=args.targets or run.data.targets)
     run = replace(
         run,
-        data=replace(run.data, clips=args.batch or run.data.clips),
+        data=drawn,
         loss=replace(run.loss, adversarial_start=start),
     )
     clips = list_clips(data)
@@ -101,11 +109,15 @@ def measure(trainer: str, args: argparse.Namespace, folder: Path) -> dict[str, A
         "step_s": round(passed / args.steps, 4),
         "precision": str(getattr(precision_of(task.runner, fabric.device.type), "precision", "32-true")),
         "recompute": task.runner.recompute,
+        "accumulate": task.runner.accumulate,
+        "steps_measured": args.steps,
+        "steps_before": args.warm,
         "strategy": task.runner.strategy,
         "processes": fabric.world_size,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine(),
         "peak_gpu_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if on_gpu else None,
+        "peak_process_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "commit": git_commit(),
     }
 
@@ -122,6 +134,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--batch", type=int, help="sequences, clips or faces of a batch; default: the config's"
     )
+    parser.add_argument("--targets", type=int, help="pictures of each clip; default: the config's")
+    parser.add_argument("--accumulate", type=int, help="batches of a step; default: the config's")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: the config's")
     parser.add_argument("--strategy", choices=("auto", "ddp", "fsdp"), help="default: the config's")
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing")
