@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 
 from mytalk.types import AvSlice
+from server.cpu import CpuCollector
 
 WINDOW = 250  # slices a rolling figure looks back: ten seconds
 STAGE_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.5, 2.0)
@@ -67,6 +68,7 @@ class Metrics:
         self.uploads = Counter(
             "mytalk_uploads", "Uploads of actors that ended", ["result"], registry=self.registry
         )
+        self.registry.register(CpuCollector())
         self.job_failures = Counter("mytalk_job_failures", "Engine calls that failed", registry=self.registry)
 
     def text(self) -> bytes:

@@ -11,6 +11,7 @@ from aiortc import RTCRtpReceiver, RTCRtpTransceiver
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.rtp import RtpPacket
 
+from server.cpu import SENDING
 from server.video_encoder import encoder_for
 
 _interface_addresses = aioice.ice.get_host_addresses
@@ -26,6 +27,7 @@ def set_up(*, video_bits_per_s: int, loopback: bool, vanish_after_s: float) -> N
         machine with no other interface never find each other.
     vanish_after_s: how long a peer may leave consent checks unanswered, about.
     """
+    SENDING.install()
     for codec in (aiortc.codecs.vpx, aiortc.codecs.h264):
         codec.DEFAULT_BITRATE = video_bits_per_s
         codec.MIN_BITRATE = video_bits_per_s // 2
