@@ -22,10 +22,13 @@ from mytalk.errors import BadInput
 from mytalk.landmarks.layout import Layout, load_layout
 from mytalk.landmarks.normalise import CROP, Poses, crop_matrices, upper_displacement
 from mytalk.media import read_at_rate
+from mytalk.tuned import TunedDecoder, TuningFigures, read_tuned, write_tuned
 from mytalk.types import F32, U8, LipReferences
 
 FORMAT = 2
+TUNED_FORMAT = 3  # of packages with a decoder of their own, which older versions cannot show
 CARD, CLIP, LANDMARKS = "actor.toml", "clip.mp4", "landmarks.npz"
+DECODER = "decoder.npz"  # only there when the actor was tuned
 REFERENCES = ("reference_0.png", "reference_1.png", "reference_2.png")
 FILES = (CLIP, LANDMARKS, *REFERENCES)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -81,10 +84,21 @@ class Actor:
     """A loaded package. The pictures are decoded at first use; ``close`` frees them for the time being."""
 
     def __init__(
-        self, folder: Path, card: ActorCard, fingerprint: str, motion: ActorMotion, references: LipReferences
+        self,
+        folder: Path,
+        card: ActorCard,
+        fingerprint: str,
+        motion: ActorMotion,
+        references: LipReferences,
+        tuned: TunedDecoder | None = None,
+        figures: TuningFigures | None = None,
     ) -> None:
-        """fingerprint: hash over all files."""
+        """fingerprint: hash over all files but ``DECODER``, which latents do not depend on.
+
+        tuned, figures: the actor's own decoder, and what tuning it reached.
+        """
         self.folder, self.card, self.fingerprint = folder, card, fingerprint
+        self.tuned, self.figures = tuned, figures
         self.motion, self.references = motion, references
         self.layout: Layout = load_layout(card.layout)
         self.matrices: F32 = crop_matrices(motion.poses)
@@ -141,11 +155,42 @@ def write_package(folder: Path, card: ActorCard, motion: ActorMotion, references
     )
     for name, picture in zip(REFERENCES, references.pictures, strict=True):
         Image.fromarray(picture).save(folder / name)
-    lines = [f"format = {FORMAT}"]
+    _write_card(folder, card, {name: _sha256(folder / name) for name in FILES}, None)
+
+
+def _write_card(folder: Path, card: ActorCard, hashes: dict[str, str], figures: TuningFigures | None) -> None:
+    """Write the card, or replace it in one step."""
+    lines = [f"format = {FORMAT if figures is None else TUNED_FORMAT}"]
     for key, value in asdict(card).items():
         lines.append(f"{key} = {_toml_string(value) if isinstance(value, str) else value}")
-    lines += ["", "[sha256]"] + [f'"{name}" = "{_sha256(folder / name)}"' for name in FILES]
-    (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if figures is not None:
+        lines += ["", "[tuning]"] + [f"{key} = {value}" for key, value in asdict(figures).items()]
+    lines += ["", "[sha256]"] + [f'"{name}" = "{digest}"' for name, digest in hashes.items()]
+    temporary = folder / f".{CARD}"
+    try:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        temporary.replace(folder / CARD)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def add_decoder(folder: Path, tuned: TunedDecoder, figures: TuningFigures) -> None:
+    """Give a package its own decoder, instead of one that it has; at every moment the package is whole.
+
+    Raises ``BadInput`` for a package that is not, ``OSError`` when the disk is full.
+    """
+    card, hashes, before = _read_card(folder)
+    own = {name: hashes[name] for name in FILES}
+    temporary = folder / f".{DECODER}.npz"
+    try:
+        write_tuned(temporary, tuned)
+        digest = _sha256(temporary)
+        if before is not None:
+            _write_card(folder, card, own, None)
+        temporary.replace(folder / DECODER)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _write_card(folder, card, own | {DECODER: digest}, figures)
 
 
 def check_name(name: str) -> None:
@@ -154,7 +199,7 @@ def check_name(name: str) -> None:
         raise BadInput(f"an actor's name is 1 to 64 letters, digits, - or _, not {name!r}", "bad_actor_name")
 
 
-def _read_card(folder: Path) -> tuple[ActorCard, dict[str, str]]:
+def _read_card(folder: Path) -> tuple[ActorCard, dict[str, str], TuningFigures | None]:
     path = folder / CARD
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such actor folder", "unknown_actor")
@@ -164,20 +209,34 @@ def _read_card(folder: Path) -> tuple[ActorCard, dict[str, str]]:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not valid TOML ({error})") from error
-    card, hashes = _parse_card(raw, path)
-    check_name(card.name)
-    if card.fps != FPS or min(card.width, card.height, card.frames) < 1:
-        raise BadInput(f"{path}: fps must be {FPS}, and width, height and frames positive")
-    return card, hashes
-
-
-def _parse_card(raw: dict[str, Any], path: Path) -> tuple[ActorCard, dict[str, str]]:
     version, hashes = raw.pop("format", None), raw.pop("sha256", None)
     if not isinstance(version, int) or version < 1:
         raise BadInput(f"{path}: 'format' is missing")
-    if version != FORMAT:
+    if version not in (FORMAT, TUNED_FORMAT):
         other = "a newer mytalk" if version > FORMAT else "an older mytalk; make it anew from its video"
-        raise BadInput(f"{path}: made by {other} (format {version}; this one reads {FORMAT})")
+        raise BadInput(
+            f"{path}: made by {other} (format {version}; this one reads {FORMAT} and {TUNED_FORMAT})"
+        )
+    figures = _parse_figures(raw.pop("tuning", None), path) if version == TUNED_FORMAT else None
+    card = _parse_card(raw, path)
+    check_name(card.name)
+    if card.fps != FPS or min(card.width, card.height, card.frames) < 1:
+        raise BadInput(f"{path}: fps must be {FPS}, and width, height and frames positive")
+    files = FILES if version == FORMAT else (*FILES, DECODER)
+    if not isinstance(hashes, dict) or set(hashes) != set(files):
+        raise BadInput(f"{path}: [sha256] must name exactly {', '.join(files)}")
+    return card, {name: str(value) for name, value in hashes.items()}, figures
+
+
+def _parse_figures(raw: object, path: Path) -> TuningFigures:
+    names = [field.name for field in fields(TuningFigures)]
+    numbers = isinstance(raw, dict) and all(type(value) in (int, float) for value in raw.values())
+    if not isinstance(raw, dict) or not numbers or set(raw) != set(names):
+        raise BadInput(f"{path}: [tuning] must hold exactly {', '.join(names)}, numbers")
+    return TuningFigures(**raw)
+
+
+def _parse_card(raw: dict[str, Any], path: Path) -> ActorCard:
     types = {field.name: {"int": int, "str": str}[str(field.type)] for field in fields(ActorCard)}
     for wrong, keys in (("unknown", raw.keys() - types.keys()), ("missing", types.keys() - raw.keys())):
         if keys:
@@ -185,9 +244,7 @@ def _parse_card(raw: dict[str, Any], path: Path) -> tuple[ActorCard, dict[str, s
     for key, kind in types.items():
         if type(raw[key]) is not kind:
             raise BadInput(f"{path}: {key} must be {'a string' if kind is str else 'a whole number'}")
-    if not isinstance(hashes, dict) or set(hashes) != set(FILES):
-        raise BadInput(f"{path}: [sha256] must name exactly {', '.join(FILES)}")
-    return ActorCard(**raw), {name: str(value) for name, value in hashes.items()}
+    return ActorCard(**raw)
 
 
 def _read_motion(path: Path, card: ActorCard) -> tuple[ActorMotion, F32]:
@@ -232,7 +289,7 @@ def _read_references(folder: Path) -> U8:
 
 def load_actor(folder: Path) -> Actor:
     """Load and check a package; raises ``BadInput`` with one line for a missing, altered or newer file."""
-    card, hashes = _read_card(folder)
+    card, hashes, figures = _read_card(folder)
     for name, expected in hashes.items():
         if not (folder / name).is_file():
             raise BadInput(f"{folder / name}: missing from the actor's folder")
@@ -245,7 +302,8 @@ def load_actor(folder: Path) -> Actor:
         references = LipReferences(_read_references(folder), reference_points)
     except OSError as error:
         raise BadInput(f"{folder}: a reference picture cannot be read ({error})") from error
-    return Actor(folder, card, _fingerprint(hashes), motion, references)
+    tuned = read_tuned(folder / DECODER) if DECODER in hashes else None
+    return Actor(folder, card, _fingerprint(hashes), motion, references, tuned, figures)
 
 
 def _fingerprint(hashes: dict[str, str]) -> str:

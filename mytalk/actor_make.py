@@ -21,6 +21,7 @@ from mytalk.actor import (
     Actor,
     ActorCard,
     ActorMotion,
+    add_decoder,
     check_name,
     load_actor,
     play_order_ping_pong,
@@ -39,6 +40,7 @@ from mytalk.landmarks.normalise import CROP, Poses, crop_matrices, from_canonica
 from mytalk.media import VideoInfo, frames_at_rate, probe_video, scaled_size
 from mytalk.picture import Box, Picture
 from mytalk.spool import Spool
+from mytalk.tuned import Tuner
 from mytalk.types import F32, U8, LipReferences
 from mytalk.video_out import VideoWriter
 
@@ -240,7 +242,8 @@ def _loop_of(track: FaceTrack, thumbnails: F32, layout: Layout) -> tuple[slice, 
 
 def _make(
     video: Path, folder: Path, source: ActorSource, spools: tuple[Spool, Spool], progress: Progress | None
-) -> None:
+) -> LipReferences:
+    """Write the package; returns the video's own lip references."""
     layout, info = load_layout(), probe_video(video)
     length_s = LONGEST_PART_S if source.end_s is None else source.end_s - source.start_s
     expected = round(min(length_s, LONGEST_PART_S, (info.duration_s or 0.0) - source.start_s) * FPS)
@@ -279,12 +282,14 @@ def _make(
         source=video.name,
     )
     poses = _in_frame(track.poses.select(kept), frame, float(info.aspect))
-    guided = guide(source.control, track.rest, LipReferences(crops, reference_points), layout)
+    lips = LipReferences(crops, reference_points)
+    guided = guide(source.control, track.rest, lips, layout)
     offset = guided.upper_offset if source.control.emotion is not None else None
     motion = ActorMotion(poses, track.canonical(kept), guided.rest, order, offset)
     write_package(folder, card, motion, guided.references)
     if progress is not None:
         progress("writing the actor", 1, 1)
+    return lips
 
 
 def _check_source(video: Path, out: Path, source: ActorSource) -> None:
@@ -301,8 +306,16 @@ def _check_source(video: Path, out: Path, source: ActorSource) -> None:
         raise BadInput(f"{video}: is {duration_s:.1f} s long; there is nothing from {source.start_s:g} s on")
 
 
-def make_actor(video: Path, out: Path, source: ActorSource, progress: Progress | None = None) -> Actor:
+def make_actor(
+    video: Path,
+    out: Path,
+    source: ActorSource,
+    progress: Progress | None = None,
+    tune: Tuner | None = None,
+) -> Actor:
     """Make the package ``out`` from a video, or a picture, of one person; returns the actor, loaded.
+
+    tune: gives the actor a decoder of its own.
 
     Raises ``BadInput`` (no consent, no face, too small, several, not a video, too short, ``out`` exists) and
     leaves nothing half-made: the folder appears when complete. Needs MediaPipe (``EngineFailed`` without it).
@@ -315,7 +328,10 @@ def make_actor(video: Path, out: Path, source: ActorSource, progress: Progress |
         raise BadInput(f"{out}: cannot be written ({error.strerror})", "cannot_write") from error
     try:
         with Spool((POINTS, 3), folder) as points, Spool((POINTS, 3), folder) as landmarks:
-            _make(video, folder, source, (points, landmarks), progress)
+            lips = _make(video, folder, source, (points, landmarks), progress)
+        tuning = None if tune is None else tune(lips)
+        if tuning is not None and tuning.decoder is not None:
+            add_decoder(folder, tuning.decoder, tuning.figures)
         load_actor(folder)
         folder.chmod(0o755)
         folder.rename(out)

@@ -6,10 +6,10 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from mytalk.actor import CARD, FILES
+from mytalk.actor import CARD, DECODER, FILES
 from mytalk.errors import BadInput
 
-KNOWN = (CARD, *FILES)
+KNOWN = (CARD, *FILES, DECODER)
 MAX_ENTRIES = 64
 PIECE_BYTES = 1 << 20
 IGNORED = ("__MACOSX", ".DS_Store")  # what a Mac adds to every archive

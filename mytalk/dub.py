@@ -34,6 +34,7 @@ from mytalk.picture import Box, Picture
 from mytalk.renderer import check_fit, crop_landmarks, decode_landmarks
 from mytalk.spool import Spool
 from mytalk.timeline import Timeline, pictures_back_and_forth, pictures_from, timeline
+from mytalk.tuned import Tuner, Tuning
 from mytalk.types import F32, U8, LipReferences
 from mytalk.video_out import VideoWriter
 
@@ -67,6 +68,7 @@ class _Source:
 
     matrices: float32 [F, 2, 3], crop → square pixels; coded: crop → pixels as coded. strength: float32 [F],
     how much of our face is shown. upper_offset: float32 [U], what an emotion adds to the upper-face prefix.
+    tuning: what gave the person a decoder of their own.
     """
 
     path: Path
@@ -78,6 +80,7 @@ class _Source:
     strength: F32
     references: LipReferences
     upper_offset: F32
+    tuning: Tuning | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ def _open_source(
     seconds: float,
     face: FaceChoice,
     control: Control,
+    tune: Tuner | None,
     work: _Work,
     progress: Progress | None,
 ) -> _Source:
@@ -139,10 +143,19 @@ def _open_source(
         references.append(np.zeros((CROP, CROP, 3), np.uint8) if part is None else crop(part[1], part[2]))
     strength = track.strength(max(1, round(FADE_S * line.fps)))
     lips = LipReferences(np.stack(references), track_crop_landmarks(track, picked, matrices))
+    tuning = None if tune is None else tune(lips)
     guided = guide(control, track.rest, lips, layout)
-    track = replace(track, rest=guided.rest)
     return _Source(
-        video, info, line, track, matrices, coded, strength, guided.references, guided.upper_offset
+        video,
+        info,
+        line,
+        replace(track, rest=guided.rest),
+        matrices,
+        coded,
+        strength,
+        guided.references,
+        guided.upper_offset,
+        tuning,
     )
 
 
@@ -186,7 +199,8 @@ def _batch_rendered(
         for k, (place, _) in enumerate(todo)
     ]
     latents = engine.encode_appearance(source.references.pictures, faces)
-    made = decode_landmarks(engine, points, latents, source.references, layout)
+    tuned = None if source.tuning is None else source.tuning.decoder
+    made = decode_landmarks(engine, points, latents, source.references, layout, tuned)
     for (place, (box, rgb, inner)), face in zip(todo, made, strict=True):
         pasted = paste(rgb, face, inner, float(source.strength[shown[place]]))
         out[place] = batch[place].with_rgb(box, rgb, pasted)
@@ -224,7 +238,7 @@ def _check_paths(video: Path, speech: Path, out: Path, control: Control) -> None
 
 
 def _notes(source: _Source, plan: _Plan, untouched: int) -> tuple[str, ...]:
-    info, notes = source.info, []
+    info, notes = source.info, [] if source.tuning is None else [str(source.tuning)]
     if info.hdr:
         notes.append(
             f"the video is {info.hdr}: its colours are kept, but the lips are made in 8 bits; look at them"
@@ -284,13 +298,16 @@ def dub(
     *,
     face: FaceChoice = "only",
     control: Control = NO_CONTROL,
+    tune: Tuner | None = None,
     progress: Progress | None = None,
 ) -> DubReport:
     """Write ``out`` (MP4): the video, saying the speech; as long as the speech.
 
     Size, rate (or time stamps), pixel format and colours are the video's own. A video that is shorter than
     the speech goes back and forth; frames without a face pass through untouched. control: other lip pictures,
-    an emotion. Raises ``BadInput`` for inputs that cannot be used; nothing half-made is left behind.
+    an emotion. tune: gives the person a decoder of their own.
+
+    Raises ``BadInput`` for inputs that cannot be used; nothing half-made is left behind.
     """
     layout = load_layout()
     check_fit(engine, layout)
@@ -300,7 +317,7 @@ def dub(
         first, second = (stack.enter_context(Spool((POINTS, 3), out.parent)) for _ in range(2))
         watch = stack.enter_context(MouthWatch(layout, out.parent))
         work = _Work(first, second, watch)
-        source = _open_source(video, layout, seconds, face, control, work, progress)
+        source = _open_source(video, layout, seconds, face, control, tune, work, progress)
         first.close()
         watch.close()
         plan = _Plan(seconds, *source.line.play(seconds))

@@ -18,6 +18,7 @@ from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import CROP, Poses, frame_to_crop, from_canonical
 from mytalk.landmarks.warp import reference_flows
 from mytalk.prepared import PreparedCache
+from mytalk.tuned import TunedDecoder
 from mytalk.types import (
     F32,
     U8,
@@ -70,11 +71,33 @@ def draw(points: Sequence[F32], references: LipReferences, layout: Layout) -> Dr
 
 
 def decode_landmarks(
-    engine: Engine, points: Sequence[F32], latents: F32, references: LipReferences, layout: Layout
+    engine: Engine,
+    points: Sequence[F32],
+    latents: F32,
+    references: LipReferences,
+    layout: Layout,
+    tuned: TunedDecoder | None = None,
 ) -> U8:
     """Pictures uint8 [B, 256, 256, 3] of crop landmarks [K, 2] each; latents: [B, Ca, h, w]."""
     drawn = draw(points, references, layout)
-    return engine.decode(drawn.images, latents, drawn.references, drawn.flows)
+    return engine.decode(drawn.images, latents, drawn.references, drawn.flows, tuned)
+
+
+def fitting_decoder(engine: Engine, actor: Actor) -> tuple[TunedDecoder | None, str | None]:
+    """The actor's own decoder, loaded, if it started from the engine's weights; else None, and why in a line.
+
+    Raises ``EngineFailed`` for one that says it fits and does not.
+    """
+    tuned = actor.tuned
+    if tuned is None:
+        return None, None
+    if tuned.weights_id != engine.spec.weights_id:
+        return None, (
+            f"actor {actor.card.name} was tuned for the weights {tuned.weights_id}, and these are"
+            f" {engine.spec.weights_id}: it is shown untuned; run `mytalk actor tune` again"
+        )
+    engine.load_decoder(tuned)
+    return tuned, None
 
 
 def check_fit(engine: Engine, layout: Layout) -> None:
@@ -111,6 +134,7 @@ class Renderer:
         """
         check_fit(engine, actor.layout)
         self._engine, self._actor, self._clock, self._cache = engine, actor, clock, cache
+        self._tuned, self.note = fitting_decoder(engine, actor)  # note: what people should know, or None
         self._testcard = testcard
         self._pictures: list[U8] = list(actor.frames)
         # The idle pictures replace the source frames one by one: outside the mask they are equal, and inside
@@ -152,7 +176,8 @@ class Renderer:
 
     @property
     def _idle_kind(self) -> str:
-        return f"idle-{self._engine.name}"
+        own = "" if self._tuned is None else f"-{self._tuned.digest}"
+        return f"idle-{self._engine.name}{own}"
 
     def _cached(self, kind: str, dtype: type) -> npt.NDArray[Any] | None:
         if self._cache is None:
@@ -268,7 +293,7 @@ class Renderer:
         return draw(points, actor.references, actor.layout)
 
     def _decode(self, drawn: Drawn, latents: F32) -> U8:
-        return self._engine.decode(drawn.images, latents, drawn.references, drawn.flows)
+        return self._engine.decode(drawn.images, latents, drawn.references, drawn.flows, self._tuned)
 
     def _finish(self, spec: FrameSpec, face: U8) -> U8:
         picture = paste(self._pictures[spec.clip_index], face, self._actor.matrices[spec.clip_index])

@@ -206,5 +206,7 @@ class FolderCast:
         renderer = Renderer(
             self._engine, actor, clock=self._clock, cache=self._cache, testcard=name == TESTCARD
         )
+        if renderer.note is not None:
+            logger.warning("%s", renderer.note)
         renderer.restore()
         return renderer

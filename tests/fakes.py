@@ -14,6 +14,7 @@ from mytalk.landmarks.warp import flow_shape
 from mytalk.motion import left_mel_frames
 from mytalk.session import TalkSession
 from mytalk.speech import MEL_FRAMES_PER_FRAME, SILENCE
+from mytalk.tuned import TunedDecoder
 from mytalk.types import (
     F32,
     I16,
@@ -55,6 +56,7 @@ class FakeEngine:
         self.spec = spec
         self.motion_calls = 0
         self.decode_calls = 0
+        self.decoders_loaded: list[str] = []
 
     def initial_state(self) -> MotionState:
         empty = np.zeros((1, self.spec.window, 4), np.float32)
@@ -89,7 +91,18 @@ class FakeEngine:
         small = faces.reshape(len(faces), 64, 4, 64, 4, 3).mean(axis=(2, 4)) / 255.0
         return np.ascontiguousarray(small.transpose(0, 3, 1, 2), dtype=np.float32)
 
-    def decode(self, landmark_images: F32, latents: F32, references: U8, flows: F32) -> U8:
+    def load_decoder(self, tuned: TunedDecoder) -> None:
+        assert tuned.weights_id == self.spec.weights_id
+        self.decoders_loaded.append(tuned.digest)
+
+    def decode(
+        self,
+        landmark_images: F32,
+        latents: F32,
+        references: U8,
+        flows: F32,
+        tuned: TunedDecoder | None = None,
+    ) -> U8:
         self.decode_calls += 1
         assert landmark_images.shape[1:] == (3, 256, 256)
         assert latents.shape == (len(landmark_images), 3, 64, 64)
@@ -97,6 +110,8 @@ class FakeEngine:
         assert flows.shape == (len(landmark_images), 3, 2, *flow_shape())
         face = latents.astype(np.float32).repeat(4, axis=2).repeat(4, axis=3)
         mixed = np.clip(0.6 * face + 0.4 * landmark_images, 0.0, 1.0) * 255.0
+        if tuned is not None:
+            mixed = 255.0 - mixed
         return np.ascontiguousarray(mixed.transpose(0, 2, 3, 1).round().astype(np.uint8))
 
 

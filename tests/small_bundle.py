@@ -34,7 +34,8 @@ def small_trained() -> Trained:
     appearance = AppearanceModel(sizes, torch.from_numpy(hidden_mask()))
     with torch.no_grad():  # what starts at zero would hide differences
         for name, weight in appearance.named_parameters():
-            if name.endswith("conv.weight") or "head" in name:
+            # equal tensors (biases of nought, for one) would become one in the exported graph
+            if name.endswith(("conv.weight", "bias")) or "head" in name:
                 weight.normal_(0, 0.02)
     run = {"step": 0, "minutes": 0.0, "data": "random"}
     return Trained(

@@ -7,13 +7,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mytalk.actor import CARD, LANDMARKS, Actor, list_actors, load_actor, play_order_ping_pong
+from mytalk.actor import (
+    CARD,
+    DECODER,
+    LANDMARKS,
+    Actor,
+    add_decoder,
+    list_actors,
+    load_actor,
+    play_order_ping_pong,
+    read_card,
+)
 from mytalk.actor_make import ActorSource, loop, make_actor, quiet_window
 from mytalk.errors import BadInput
 from mytalk.follow import find_face
 from mytalk.landmarks.normalise import from_canonical
 from mytalk.media import read_at_rate, read_frames
 from mytalk.spool import Spool
+from mytalk.tuned import TunedDecoder, TuningFigures
 from mytalk.types import F32, U8
 from tests.occluder import hand_over
 from tests.small_actor import (
@@ -45,6 +56,66 @@ def test_a_package_loads_as_it_was_written(folder: Path) -> None:
     assert actor.references.pictures.shape == (3, 256, 256, 3)
     assert actor.references.pictures[:, 0, 0, 0].tolist() == [60, 120, 180]
     assert actor.references.points.shape == (3, LAYOUT.points, 2)
+
+
+def own_decoder(level: float = 1.0) -> TunedDecoder:
+    return TunedDecoder("fake", {"decoder.out.bias": np.full(4, level, np.float16)})
+
+
+FIGURES = TuningFigures(300, 24.5, 28.25)
+
+
+def test_a_package_takes_a_decoder_of_its_own_and_another_one(folder: Path) -> None:
+    before = load_actor(folder)
+    assert before.tuned is None
+    for level in (1.0, 2.0):
+        add_decoder(folder, own_decoder(level), FIGURES)
+        actor = load_actor(folder)
+        assert actor.tuned is not None
+        assert actor.tuned.digest == own_decoder(level).digest
+        assert actor.figures == FIGURES
+        assert actor.card == before.card == read_card(folder)
+        assert actor.fingerprint == before.fingerprint, "latents do not depend on the decoder"
+    assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == set()
+
+
+def test_an_altered_or_missing_decoder_is_refused(folder: Path) -> None:
+    add_decoder(folder, own_decoder(), FIGURES)
+    data = bytearray((folder / DECODER).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / DECODER).write_bytes(data)
+    with pytest.raises(BadInput, match=r"decoder.npz: altered"):
+        load_actor(folder)
+    (folder / DECODER).unlink()
+    with pytest.raises(BadInput, match=r"decoder.npz: missing"):
+        load_actor(folder)
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
+def test_a_full_disk_leaves_a_whole_package(folder: Path, monkeypatch, fails_at: int) -> None:
+    add_decoder(folder, own_decoder(), FIGURES)
+    calls = 0
+
+    def counted(name: str):
+        real = getattr(Path, name)
+
+        def call(self, *args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == fails_at:
+                raise OSError(28, "No space left on device")
+            return real(self, *args, **kwargs)
+
+        monkeypatch.setattr(Path, name, call)
+
+    counted("write_text")
+    counted("replace")
+    with pytest.raises(OSError, match="No space"):
+        add_decoder(folder, own_decoder(2.0), FIGURES)
+    monkeypatch.undo()
+    actor = load_actor(folder)
+    assert actor.tuned is None or actor.tuned.digest == own_decoder().digest
+    assert not list(folder.glob(".*"))
 
 
 def test_pictures_can_be_freed_and_come_back(folder: Path) -> None:
@@ -81,7 +152,8 @@ def edit_card(folder: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("format = 2", "format = 3", "newer mytalk"),
+        ("format = 2", "format = 4", "newer mytalk"),
+        ("format = 2", "format = 3", r"\[tuning\] must hold exactly"),
         ("format = 2", "format = 1", "older mytalk"),
         ("format = 2\n", "", "'format' is missing"),
         ("fps = 25", "fps = 30", "fps must be 25"),

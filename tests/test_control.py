@@ -131,11 +131,11 @@ class Listening(FakeEngine):
         self.references.append(references)
         return super().encode_appearance(references, faces)
 
-    def decode(self, landmark_images, latents, references, flows):
+    def decode(self, landmark_images, latents, references, flows, tuned=None):
         self.images += list(landmark_images)
         np.testing.assert_array_equal(references[0], self.references[-1])
         tint = references[:, 1].mean(axis=(1, 2))[:, None, None] / 255  # the lips' colour shows
-        made = super().decode(landmark_images, latents, references, flows)
+        made = super().decode(landmark_images, latents, references, flows, tuned)
         return (0.5 * made + 0.5 * 255 * tint).astype(np.uint8)
 
 

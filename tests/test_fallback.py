@@ -13,7 +13,9 @@ from mytalk.config import SessionConfig
 from mytalk.engines import default_bundle, load_engine, load_lasting_engine
 from mytalk.engines.fallback import FallbackEngine
 from mytalk.errors import EngineFailed
+from mytalk.landmarks.warp import flow_shape
 from mytalk.session import TalkSession
+from mytalk.tuned import TunedDecoder
 from mytalk.types import Job, JobResult, MotionJob, MotionResult
 from server.worker import Worker
 from tests.fakes import FakeEngine, fake_actor, run_job, voice
@@ -139,3 +141,26 @@ def test_an_input_that_no_engine_can_use_costs_no_engine():
     assert engine.name == "onnx-fp32"
     one = load_engine("onnx-fp32", default_bundle(), 1).motion([job(engine)])[0]
     np.testing.assert_array_equal(engine.motion([job(engine)])[0].displacement, one.displacement)
+
+
+class Undecoding(FakeEngine):
+    def decode(self, *inputs):
+        raise EngineFailed("the device is gone")
+
+
+def test_who_takes_over_decodes_with_the_same_weights():
+    broken, other = Undecoding(), FakeEngine()
+    broken.name = "broken"
+    lasting = FallbackEngine(broken, [lambda: other])
+    tuned = TunedDecoder(other.spec.weights_id, {"decoder.out.bias": np.ones(4, np.float16)})
+    lasting.load_decoder(tuned)
+    assert broken.decoders_loaded == [tuned.digest]
+    inputs = (
+        np.zeros((1, 3, 256, 256), np.float32),
+        np.zeros((1, 3, 64, 64), np.float32),
+        np.zeros((1, 3, 256, 256, 3), np.uint8),
+        np.zeros((1, 3, 2, *flow_shape()), np.float32),
+    )
+    assert lasting.decode(*inputs, tuned).min() == 255, "the fake turns light into dark with own weights"
+    assert lasting.decode(*inputs).max() == 0
+    assert lasting.name == "fake"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from dataclasses import replace
@@ -17,6 +18,8 @@ from export.parity import LIMITS, Parity, compare, enforce, load_material, refer
 from mytalk.engines import load_engine  # noqa: E402
 from mytalk.engines.bundle import has_amx_bf16, read_manifest  # noqa: E402
 from mytalk.errors import BadInput, EngineFailed, MyTalkError  # noqa: E402
+from mytalk.renderer import decode_landmarks  # noqa: E402
+from mytalk.tuned import TunedDecoder  # noqa: E402
 
 ENGINES = ("onnx-fp32", "onnx-int8", "torch-bf16", "openvino-fp32", "openvino-int8", "openvino-bf16")
 
@@ -29,6 +32,19 @@ def material():
 @pytest.fixture(scope="module")
 def reference(small_bundle, material):
     return refer(load_engine("torch-fp32", small_bundle, 1), material)
+
+
+def tuned_decoder(bundle, seed=0):
+    """The bundle's decoder with every weight moved by a tenth, as if somebody had tuned it."""
+    safetensors = pytest.importorskip("safetensors.numpy")
+    weights = safetensors.load_file(bundle / "appearance.safetensors")
+    random = np.random.default_rng(seed)
+    moved = {
+        name: (tensor * (1 + 0.1 * random.standard_normal(tensor.shape))).astype(np.float16)
+        for name, tensor in weights.items()
+        if name.startswith(("decoder.", "landmark_encoder."))
+    }
+    return TunedDecoder(read_manifest(bundle)["spec"]["weights_id"], moved)
 
 
 def loaded(name, bundle):
@@ -128,3 +144,49 @@ def test_weights_of_another_shape_are_one_clear_line(small_bundle, tmp_path):
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(EngineFailed, match="not weights of this version's torch models"):
         load_engine("torch", copy)
+
+
+def pictures_with(engine, material, tuned):
+    actor = material.actor
+    points = list(actor.references.points)
+    latents = engine.encode_appearance(actor.references.pictures, actor.references.pictures)
+    made = decode_landmarks(engine, points, latents, actor.references, actor.layout, tuned)
+    return made[:, 96:256, 40:216].astype(np.float64)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_decodes_with_one_persons_weights(name, small_bundle, material):
+    expected_of = load_engine("torch-fp32", small_bundle, 1)
+    engine, tuned = loaded(name, small_bundle), tuned_decoder(small_bundle)
+    engine.load_decoder(tuned)
+    limit = LIMITS[name.rpartition("-")[2]].picture_db
+
+    def agreement(ours, theirs):
+        apart = pictures_with(engine, material, ours) - pictures_with(expected_of, material, theirs)
+        return 10 * np.log10(255**2 / max(np.square(apart).mean(), 1e-9))
+
+    assert agreement(tuned, tuned) >= limit
+    assert agreement(None, None) >= limit, "the bundle's own decoder is still there"
+    assert agreement(tuned, None) < 36, "these weights do make other pictures"
+
+
+@pytest.mark.parametrize("name", ["onnx-fp32", "onnx-int8", "torch-fp32", "openvino-fp32"])
+def test_weights_that_do_not_belong_to_the_bundle_are_refused(name, small_bundle, material):
+    engine, tuned = loaded(name, small_bundle), tuned_decoder(small_bundle)
+    elsewhere = TunedDecoder("another", tuned.tensors)
+    with pytest.raises(EngineFailed, match="belongs to the weights another"):
+        pictures_with(engine, material, elsewhere)
+    name, tensor = next(iter(tuned.tensors.items()))
+    for wrong in ({"decoder.nothing.weight": tensor}, {name: tensor[..., :1]}):
+        with pytest.raises(EngineFailed):
+            engine.load_decoder(TunedDecoder(engine.spec.weights_id, wrong))
+
+
+def test_an_engine_lets_go_of_weights_that_nobody_holds(small_bundle, material):
+    engine = load_engine("onnx-fp32", small_bundle, 1)
+    tuned = tuned_decoder(small_bundle)
+    engine.load_decoder(tuned)
+    assert len(engine._runner._tuned) == 1
+    del tuned
+    gc.collect()
+    assert len(engine._runner._tuned) == 0

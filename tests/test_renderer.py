@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mytalk.actor import Actor, load_actor
+from mytalk.actor import Actor, add_decoder, load_actor
 from mytalk.compose import crop, hidden_mask
 from mytalk.errors import BadInput
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.prepared import PreparedCache
 from mytalk.renderer import Renderer, crop_landmarks
+from mytalk.tuned import TunedDecoder, TuningFigures
 from mytalk.types import FrameSpec, MotionJob, MotionResult, PictureJob, PictureResult
 from tests.fakes import FAKE_SPEC, FakeClock, FakeEngine
 from tests.small_actor import LAYOUT, SPEC, fitting_engine, still_poses, write_small_actor
@@ -55,6 +56,40 @@ def test_what_it_tells_a_session(actor: Actor) -> None:
     assert renderer.view.upper.shape == (6, SPEC.upper)
     assert renderer.view.identity.shape == (SPEC.identity,)
     assert renderer.initial_state().known == 0
+
+
+def tuned(actor: Actor, weights_id: str = SPEC.weights_id) -> Actor:
+    own = TunedDecoder(weights_id, {"decoder.out.bias": np.ones(4, np.float16)})
+    add_decoder(actor.folder, own, TuningFigures(1, 20.0, 21.0))
+    return load_actor(actor.folder)
+
+
+def test_an_actor_is_decoded_with_its_own_weights(actor: Actor, tmp_path: Path) -> None:
+    cache = PreparedCache(tmp_path / "cache")
+    plain = make(actor, cache)
+    one = make(tuned(actor), cache)
+    assert one.note is None
+    assert plain._engine.decoders_loaded == []
+    assert one._engine.decoders_loaded == [one._tuned.digest], "loaded before the first picture"
+    pictures = [render(renderer, FrameSpec(1, OPEN)).pictures[0].astype(int) for renderer in (plain, one)]
+    assert np.abs(pictures[0] - pictures[1]).max() > 50
+    # latents are shared, idle pictures are not
+    while plain.render_next_idle() or one.render_next_idle():
+        pass
+    plain.keep()
+    one.keep()
+    names = sorted(path.name.split(".")[1] for path in (tmp_path / "cache").iterdir())
+    assert names == ["idle-fake", f"idle-fake-{one._tuned.digest}", "latents"]
+    assert np.abs(plain.idle_picture(2).astype(int) - one.idle_picture(2)).max() > 50
+
+
+def test_weights_for_another_bundle_are_left_out_and_said(actor: Actor) -> None:
+    renderer = make(tuned(actor, "another"))
+    assert renderer.note is not None
+    assert "tuned for the weights another" in renderer.note
+    np.testing.assert_array_equal(
+        render(renderer, FrameSpec(1, OPEN)).pictures[0], render(make(actor), FrameSpec(1, OPEN)).pictures[0]
+    )
 
 
 def test_pictures_change_inside_the_mask_only(actor: Actor) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mytalk.engines.graphs import Arrays, GraphRunner
+from mytalk.tuned import TunedDecoder
 
 BUCKETS = (1, 2, 4, 8, 16)
 
@@ -49,7 +50,11 @@ class BucketRunner:
         self._runner = runner
         self.concurrent, self.batch = runner.concurrent, runner.batch
 
-    def run(self, graph: str, inputs: Arrays) -> list[npt.NDArray[Any]]:
+    def load_decoder(self, tuned: TunedDecoder) -> None:
+        """Take up other weights for ``decode``."""
+        self._runner.load_decoder(tuned)
+
+    def run(self, graph: str, inputs: Arrays, tuned: TunedDecoder | None = None) -> list[npt.NDArray[Any]]:
         """Outputs of a graph."""
         if graph != "decode":
             return self._runner.run(graph, inputs)
@@ -58,5 +63,5 @@ class BucketRunner:
             count = rows.stop - rows.start
             size = bucket_of(count)
             given = {name: padded(array[rows], size) for name, array in inputs.items()}
-            made.append([output[:count] for output in self._runner.run(graph, given)])
+            made.append([output[:count] for output in self._runner.run(graph, given, tuned)])
         return [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*made, strict=True)]

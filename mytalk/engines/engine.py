@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mytalk.tuned import TunedDecoder
 from mytalk.types import F32, U8, MotionJob, MotionResult, MotionState
 
 
@@ -72,11 +73,27 @@ class Engine(Protocol):
         """
         ...
 
-    def decode(self, landmark_images: F32, latents: F32, references: U8, flows: F32) -> U8:
+    def load_decoder(self, tuned: TunedDecoder) -> None:
+        """Make ready to decode with one person's weights (0.1 s; any thread); ``decode`` would do it, too.
+
+        It stays ready for as long as the object lives. Raises ``EngineFailed`` if the weights do not fit the
+        bundle's decoder, and for those that started from another bundle's.
+        """
+        ...
+
+    def decode(
+        self,
+        landmark_images: F32,
+        latents: F32,
+        references: U8,
+        flows: F32,
+        tuned: TunedDecoder | None = None,
+    ) -> U8:
         """Lip pictures: uint8 RGB crops [B, 256, 256, 3].
 
         landmark_images: float32 [B, 3, 256, 256], 0..1. latents: rows of what ``encode_appearance`` gave.
         references: uint8 [B, 3, 256, 256, 3], the reference crops that it was given. flows: float32
         [B, 3, 2, h, w], where each of them holds what is wanted (``landmarks.warp.reference_flows``).
+        tuned: one person's weights instead of the bundle's; so pictures of one call share them.
         """
         ...

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput, EngineFailed
+from mytalk.tuned import TunedDecoder
 from mytalk.types import F32, U8, MotionJob, MotionResult, MotionState
 
 logger = logging.getLogger(__name__)
@@ -53,9 +54,22 @@ class FallbackEngine:
         """Appearance latents of an actor's crops."""
         return self._call("encode", lambda engine: engine.encode_appearance(references, faces))
 
-    def decode(self, landmark_images: F32, latents: F32, references: U8, flows: F32) -> U8:
+    def load_decoder(self, tuned: TunedDecoder) -> None:
+        """Make ready to decode with one person's weights; whoever takes over does so when it decodes."""
+        self._engine.load_decoder(tuned)
+
+    def decode(
+        self,
+        landmark_images: F32,
+        latents: F32,
+        references: U8,
+        flows: F32,
+        tuned: TunedDecoder | None = None,
+    ) -> U8:
         """Lip pictures."""
-        return self._call("decode", lambda engine: engine.decode(landmark_images, latents, references, flows))
+        return self._call(
+            "decode", lambda engine: engine.decode(landmark_images, latents, references, flows, tuned)
+        )
 
     @property
     def concurrent(self) -> bool:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from mytalk.engines.bundle import Memory
 from mytalk.engines.engine import EngineSpec
+from mytalk.errors import EngineFailed
+from mytalk.tuned import TunedDecoder
 from mytalk.types import F32, U8, MotionJob, MotionResult, MotionState
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -24,8 +26,15 @@ class GraphRunner(Protocol):
     concurrent: bool
     batch: int
 
-    def run(self, graph: str, inputs: Arrays) -> list[npt.NDArray[Any]]:
-        """Outputs of a graph, in the order of its declaration; raises ``EngineFailed`` in one line."""
+    def run(self, graph: str, inputs: Arrays, tuned: TunedDecoder | None = None) -> list[npt.NDArray[Any]]:
+        """Outputs of a graph, in the order of its declaration; raises ``EngineFailed`` in one line.
+
+        tuned: a decoder that ``load_decoder`` has taken, instead of the bundle's.
+        """
+        ...
+
+    def load_decoder(self, tuned: TunedDecoder) -> None:
+        """Take up other weights for ``decode``, unless they are there; gone when the object is."""
         ...
 
 
@@ -130,13 +139,30 @@ class GraphEngine:
         latents: F32 = self._runner.run("encode", {"references": references, "faces": faces})[0]
         return latents
 
-    def decode(self, landmark_images: F32, latents: F32, references: U8, flows: F32) -> U8:
+    def load_decoder(self, tuned: TunedDecoder) -> None:
+        """Make ready to decode with one person's weights."""
+        if tuned.weights_id != self.spec.weights_id:
+            raise EngineFailed(
+                f"the tuned decoder belongs to the weights {tuned.weights_id}, not {self.spec.weights_id}"
+            )
+        self._runner.load_decoder(tuned)
+
+    def decode(
+        self,
+        landmark_images: F32,
+        latents: F32,
+        references: U8,
+        flows: F32,
+        tuned: TunedDecoder | None = None,
+    ) -> U8:
         """Lip pictures, uint8 RGB crops; black outside the mask's window."""
+        if tuned is not None:
+            self.load_decoder(tuned)
         inputs: Arrays = {
             "landmark_images": landmark_images,
             "latents": latents.astype(np.float32, copy=False),
             "references": references,
             "flows": flows,
         }
-        pictures: U8 = self._runner.run("decode", inputs)[0]
+        pictures: U8 = self._runner.run("decode", inputs, tuned)[0]
         return pictures

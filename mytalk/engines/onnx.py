@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy.typing as npt
 import onnxruntime
@@ -18,7 +19,9 @@ from mytalk.engines.bundle import (
     sizes,
 )
 from mytalk.engines.graphs import Arrays, GraphEngine
+from mytalk.engines.initialisers import tuned_file
 from mytalk.errors import EngineFailed
+from mytalk.tuned import TunedDecoder
 
 
 class OnnxRunner:
@@ -32,25 +35,33 @@ class OnnxRunner:
     batch = 1
 
     def __init__(self, paths: dict[str, Path], threads: int | None) -> None:
-        options = onnxruntime.SessionOptions()
+        self._options = options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         # Spinning worker threads would take the core that the network and the encoder need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        self._graphs = {}
-        for graph, path in paths.items():
-            try:
-                self._graphs[graph] = onnxruntime.InferenceSession(
-                    str(path), options, providers=["CPUExecutionProvider"]
-                )
-            except Exception as error:  # ONNX Runtime raises many classes of its own
-                raise EngineFailed(f"{path} cannot be loaded: {first_line(error)}") from error
+        self._paths = paths
+        self._graphs = {graph: self._session(str(path), path) for graph, path in paths.items()}
+        self._tuned: WeakKeyDictionary[TunedDecoder, Any] = WeakKeyDictionary()
 
-    def run(self, graph: str, inputs: Arrays) -> list[npt.NDArray[Any]]:
-        """Outputs of a graph."""
+    def _session(self, model: str | bytes, path: Path) -> Any:
         try:
-            outputs: list[npt.NDArray[Any]] = self._graphs[graph].run(None, inputs)
+            return onnxruntime.InferenceSession(model, self._options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises many classes of its own
+            raise EngineFailed(f"{path} cannot be loaded: {first_line(error)}") from error
+
+    def load_decoder(self, tuned: TunedDecoder) -> None:
+        """Take up other weights for ``decode``."""
+        if tuned not in self._tuned:
+            path = self._paths["decode"]
+            self._tuned[tuned] = self._session(tuned_file(path, tuned), path)
+
+    def run(self, graph: str, inputs: Arrays, tuned: TunedDecoder | None = None) -> list[npt.NDArray[Any]]:
+        """Outputs of a graph."""
+        session = self._graphs[graph] if tuned is None else self._tuned[tuned]
+        try:
+            outputs: list[npt.NDArray[Any]] = session.run(None, inputs)
         except Exception as error:
             raise EngineFailed(f"{graph} failed in ONNX Runtime: {first_line(error)}") from error
         return outputs

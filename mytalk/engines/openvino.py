@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,9 @@ from mytalk.engines.bundle import (
     sizes,
 )
 from mytalk.engines.graphs import Arrays, GraphEngine
+from mytalk.engines.initialisers import tuned_file
 from mytalk.errors import EngineFailed
+from mytalk.tuned import TunedDecoder
 
 
 class OpenVinoRunner:
@@ -31,27 +35,34 @@ class OpenVinoRunner:
 
     def __init__(self, paths: dict[str, Path], threads: int | None, *, bf16: bool) -> None:
         """bf16: the per-frame decoder in bfloat16; all else is float32 (errors of motion would add up)."""
-        core = openvino.Core()
-        self._graphs = {}
-        for graph, path in paths.items():
-            half = bf16 and graph == "decode"
-            config = {
-                "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
-                "PERFORMANCE_HINT": "LATENCY",
-                # Motion memory and latents are float32; the runtime must not shrink them on its own.
-                "EXECUTION_MODE_HINT": "PERFORMANCE" if half else "ACCURACY",
-            }
-            if threads is not None:
-                config["INFERENCE_NUM_THREADS"] = str(threads)
-            try:
-                model = core.read_model(str(path))
-                self._graphs[graph] = core.compile_model(model, "CPU", config).create_infer_request()
-            except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
-                raise EngineFailed(f"{path} cannot be loaded: {first_line(error)}") from error
+        self._core, self._paths, self._threads, self._bf16 = openvino.Core(), paths, threads, bf16
+        self._graphs = {graph: self._request(str(path), graph) for graph, path in paths.items()}
+        self._tuned: WeakKeyDictionary[TunedDecoder, Any] = WeakKeyDictionary()
 
-    def run(self, graph: str, inputs: Arrays) -> list[npt.NDArray[Any]]:
+    def _request(self, model: str | bytes, graph: str) -> Any:
+        half = self._bf16 and graph == "decode"
+        config = {
+            "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            # Motion memory and latents are float32; the runtime must not shrink them on its own.
+            "EXECUTION_MODE_HINT": "PERFORMANCE" if half else "ACCURACY",
+        }
+        if self._threads is not None:
+            config["INFERENCE_NUM_THREADS"] = str(self._threads)
+        try:
+            read = self._core.read_model(model if isinstance(model, str) else io.BytesIO(model))
+            return self._core.compile_model(read, "CPU", config).create_infer_request()
+        except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
+            raise EngineFailed(f"{self._paths[graph]} cannot be loaded: {first_line(error)}") from error
+
+    def load_decoder(self, tuned: TunedDecoder) -> None:
+        """Take up other weights for ``decode``."""
+        if tuned not in self._tuned:
+            self._tuned[tuned] = self._request(tuned_file(self._paths["decode"], tuned), "decode")
+
+    def run(self, graph: str, inputs: Arrays, tuned: TunedDecoder | None = None) -> list[npt.NDArray[Any]]:
         """Outputs of a graph; copies, since the next call reuses OpenVINO's own."""
-        request = self._graphs[graph]
+        request = self._graphs[graph] if tuned is None else self._tuned[tuned]
         try:
             given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
             found = request.infer(given, share_inputs=True)

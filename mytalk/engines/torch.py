@@ -6,9 +6,11 @@ In float32 it is what every other engine is measured against (``export/parity.py
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,7 @@ from mytalk.models.appearance import AppearanceConfig, AppearanceModel
 from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmarks
 from mytalk.models.motion import MotionConfig, MotionModel
 from mytalk.models.streaming import AppearanceDecoder, AppearanceEncoders, StreamingHop
+from mytalk.tuned import TunedDecoder
 
 CUDA_BATCH = 8  # pictures of one call; a card is hardly busier with eight than with one
 HOP_INPUTS = (
@@ -86,22 +89,41 @@ class TorchRunner:
         self._calls: dict[str, Callable[..., Any]] = {}
         for graph, module in modules.items():
             module.eval().requires_grad_(requires_grad=False).to(self._device)
-            if graph == "decode":
-                for weights in module.parameters():
-                    if weights.ndim == 4:
-                        weights.data = weights.data.contiguous(memory_format=torch.channels_last)
             self._calls[graph] = module
-        if self._device.type == "cuda":
-            # One CUDA graph is recorded for each batch size that is met.
-            self._calls["decode"] = torch.compile(modules["decode"], mode="reduce-overhead", dynamic=False)
+        self._decoder = modules["decode"]
+        self._calls["decode"] = self._ready_decoder(self._decoder)
+        self._tuned: WeakKeyDictionary[TunedDecoder, Callable[..., Any]] = WeakKeyDictionary()
 
-    def run(self, graph: str, inputs: Arrays) -> list[npt.NDArray[Any]]:
+    def _ready_decoder(self, module: torch.nn.Module) -> Callable[..., Any]:
+        for weights in module.parameters():
+            if weights.ndim == 4:
+                weights.data = weights.data.contiguous(memory_format=torch.channels_last)
+        if self._device.type != "cuda":
+            return module
+        # One CUDA graph is recorded for each batch size that is met.
+        return torch.compile(module, mode="reduce-overhead", dynamic=False)
+
+    def load_decoder(self, tuned: TunedDecoder) -> None:
+        """Take up other weights for ``decode``."""
+        if tuned in self._tuned:
+            return
+        module = copy.deepcopy(self._decoder)
+        places = dict(module.named_parameters())
+        for name, tensor in tuned.tensors.items():
+            place = places.get(f"model.{name}")
+            if place is None or place.shape != tensor.shape:
+                raise EngineFailed(f"the decoder has no weights {name} of shape {list(tensor.shape)}")
+            place.copy_(torch.from_numpy(tensor.astype(np.float32)))
+        self._tuned[tuned] = self._ready_decoder(module)
+
+    def run(self, graph: str, inputs: Arrays, tuned: TunedDecoder | None = None) -> list[npt.NDArray[Any]]:
         """Outputs of a graph."""
+        call = self._calls[graph] if tuned is None else self._tuned[tuned]
         try:
             given = [self._tensor(inputs[name]) for name in INPUTS[graph]]
             half = self._bf16 and graph == "decode"
             with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=half):
-                found = self._calls[graph](*given)
+                found = call(*given)
             outputs = found if isinstance(found, tuple) else (found,)
             return [output.cpu().numpy() for output in outputs]
         except Exception as error:  # torch raises many classes, a compiled module more
