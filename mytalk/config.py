@@ -20,6 +20,9 @@ class SessionConfig:
         without any, pitch periods cut out.
     live_backlog_s: backlog from which live speech is dropped even where it is loud.
     quiet_peak: largest absolute sample (0..1) of a 10 ms piece that counts as quiet.
+    rest_after_frames: after so much quiet a closed mouth rests: the idle face is shown, and nothing is
+        computed until something is heard; 0 = never.
+    rest_opening: a mouth is closed when no landmark is further from the rest face (inter-ocular distance 1).
     pushed_start_s: shortest time from the moment that pushed speech can be planned to its first slice.
     start_wait_s: longest that a start waits for its first pictures before the voice starts without them.
     push_buffer_s: most unplayed speech a session holds; a push beyond it is refused (``Overloaded``).
@@ -42,6 +45,8 @@ class SessionConfig:
     live_slack_s: float = 0.06
     live_backlog_s: float = 1.0
     quiet_peak: float = 0.01
+    rest_after_frames: int = 10
+    rest_opening: float = 0.03
     pushed_start_s: float = 0.12
     start_wait_s: float = 1.0
     push_buffer_s: float = 120.0
@@ -87,6 +92,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "live_slack_s": (0.02, 5.0),
     "live_backlog_s": (0.1, 30.0),
     "quiet_peak": (0.0, 1.0),
+    "rest_after_frames": (0, 1000),
+    "rest_opening": (0.0, 1.0),
     "pushed_start_s": (0.0, 5.0),
     "start_wait_s": (0.0, 30.0),
     "push_buffer_s": (1.0, 3600.0),

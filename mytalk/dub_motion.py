@@ -31,6 +31,7 @@ class _SpeechRun:
     """One utterance through a ``TalkSession`` in simulated time: displacements by frame."""
 
     def __init__(self, engine: Engine, view: ActorView, config: SessionConfig, seed: int) -> None:
+        self.played_frames = 0  # those that rest are never planned
         self._engine = engine
         self._now = 0.0
         self._session = TalkSession(
@@ -54,8 +55,10 @@ class _SpeechRun:
                 yield from planned
                 self._now = max(self._now, session.next_due())
                 slices = session.slices_due(self._now)
-                held -= PLAYOUT_SAMPLES_PER_FRAME * sum(s.speech_sample is not None for s in slices)
-                idle_slots = 0 if planned else idle_slots + 1
+                spoken = sum(s.speech_sample is not None for s in slices)
+                held -= PLAYOUT_SAMPLES_PER_FRAME * spoken
+                self.played_frames += spoken
+                idle_slots = 0 if planned or spoken else idle_slots + 1
         finally:
             session.close()
 
@@ -90,15 +93,20 @@ def speech_motion(
     # The session plans a tail, too, and looks ahead of it; the last picture stands in there.
     rows = np.minimum(np.arange(frames + config.tail_frames + 2 * engine.spec.tokens), frames - 1)
     view = ActorView("dub", np.arange(len(rows), dtype=np.int32), upper[rows], identity)
-    expected = 0
-    for position, displacement in _SpeechRun(engine, view, config, seed).positions(speech):
+    expected, rest = 0, np.zeros((engine.spec.compact, 3), np.float32)
+    run = _SpeechRun(engine, view, config, seed)
+    for position, displacement in run.positions(speech):
         # All speech of the first seconds is there at time 0, so the utterance starts at play position 0.
-        if position != expected:
+        if position < expected:
             raise EngineFailed(f"the session planned frame {position} instead of {expected}")
-        yield displacement
-        expected += 1
-        if expected == frames:
-            return
+        for shown in [*[rest] * (position - expected), displacement]:
+            yield shown
+            expected += 1
+            if expected == frames:
+                return
+    if run.played_frames >= frames:  # it ends at rest
+        yield from [rest] * (frames - expected)
+        return
     raise EngineFailed(f"the session stopped after {expected} of {frames} frames")
 
 

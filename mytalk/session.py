@@ -191,12 +191,16 @@ class TalkSession:
             if skipped:
                 self._stage.count.skipped_frames += skipped
                 self._tell("skipped", detail=f"motion was behind and skipped {skipped} frames")
-            if not utterance.all_planned:
+            while not utterance.all_planned:
                 fits = ahead + self._config.hop_frames <= self._config.ahead_frames
                 if not fits or not utterance.can_plan(utterance.next_motion):
-                    return None
-                job = utterance.motion_job(self._generation, self._seed)
-                return _Flight(job, utterance, ())
+                    return self._picture_flight(utterance)
+                if not utterance.rest_hop():
+                    return _Flight(utterance.motion_job(self._generation, self._seed), utterance, ())
+                ahead += self._config.hop_frames
+            flight = self._picture_flight(utterance)  # of a mouth that closes to rest
+            if flight is not None:
+                return flight
             previous = utterance
         return None
 

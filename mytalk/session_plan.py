@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -12,14 +11,10 @@ from mytalk.clock import PLAYOUT_SAMPLES_PER_FRAME
 from mytalk.config import SessionConfig
 from mytalk.engines.engine import EngineSpec
 from mytalk.motion import hop_noise
+from mytalk.session_rest import Hush, Rest, closing_weights
 from mytalk.session_speech import UtteranceSpeech
 from mytalk.speech import MELS, SILENCE
 from mytalk.types import F32, U8, ActorView, FrameSpec, MotionJob, MotionResult, MotionState
-
-
-def closing_weights(frames: int) -> list[float]:
-    """Factors that bring an open mouth smoothly to rest in ``frames`` frames; 0 would come next."""
-    return [0.5 * (1.0 + math.cos(math.pi * k / (frames + 1))) for k in range(1, frames + 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +26,32 @@ class ReadyPicture:
     ready_at: float
 
 
+class Resting:
+    """Stands for the idle face where a frame's picture is asked for."""
+
+
+RESTING = Resting()
+
+
 class PictureTrack:
-    """Frames on their way to pictures: wanted → (in flight) → ready or broken → taken, each frame once."""
+    """Frames on their way to pictures: wanted → (in flight) → ready or broken → taken, each frame once.
+
+    Frames that show the idle face are ready at once.
+    """
 
     def __init__(self) -> None:
         self._wanted: dict[int, FrameSpec] = {}
-        self._ready: dict[int, ReadyPicture] = {}
+        self._ready: dict[int, ReadyPicture | Resting] = {}
         self._broken: set[int] = set()
         self._overdue: ReadyPicture | None = None  # the newest that came after its slot
 
     def want(self, frame: int, shows: FrameSpec) -> None:
         """Ask for a frame's picture."""
         self._wanted[frame] = shows
+
+    def rest(self, frame: int) -> None:
+        """The frame shows the idle face."""
+        self._ready[frame] = RESTING
 
     def next_wanted(self, count: int) -> tuple[int, ...]:
         """The earliest wanted frames, at most ``count``."""
@@ -80,8 +89,8 @@ class PictureTrack:
             frame += 1
         return frame - first
 
-    def take(self, frame: int) -> ReadyPicture | None:
-        """The picture of the frame that is played now, or None; forgets this frame and earlier ones."""
+    def take(self, frame: int) -> ReadyPicture | Resting | None:
+        """The picture of the frame that is played now, None if it is late; forgets it and earlier ones."""
         taken = self._ready.get(frame)
         for passed in [f for f in self._wanted if f <= frame]:
             del self._wanted[passed]
@@ -144,7 +153,8 @@ class Utterance:
     ) -> None:
         self.number = number
         self.live = live
-        self.speech = UtteranceSpeech(rate_hz, spec)
+        self._hush, self._rest = Hush(config), Rest(config)
+        self.speech = UtteranceSpeech(rate_hz, spec, self._hush)
         self.track = PictureTrack()
         self.first_arrival = now
         self.last_arrival = now
@@ -242,6 +252,33 @@ class Utterance:
         self.restart_motion()
         return skipped
 
+    def rest_hop(self) -> bool:
+        """Let the face rest for the next hop, if it may (see ``Rest``); the caller has checked that it can be
+        planned. Nothing is computed then.
+        """
+        config, first = self._config, self.next_motion
+        self.speech.context(first, config.hop_frames + config.lookahead_frames)
+        last = self.history[-1] if self.history else None
+        resting = self._rest.hop(self._hush.frames, last)
+        if resting is None:
+            return False
+        for frame, shown in enumerate(resting, first):
+            self.history.append(np.zeros((self._spec.compact, 3), np.float32) if shown is None else shown)
+            self._show(frame, shown)
+        self.next_motion += config.hop_frames
+        self.restart_motion()
+        return True
+
+    def _show(self, frame: int, displacement: F32 | None) -> None:
+        """Ask for the picture of a planned frame, None = the idle face, unless it has been passed."""
+        if frame < self.next_play:
+            return
+        if displacement is None:
+            self.track.rest(frame)
+        else:
+            clip_index = self._actor.clip_index(self.position_of(frame))
+            self.track.want(frame, FrameSpec(clip_index, displacement, self.speech.peak(frame)))
+
     def motion_job(self, generation: int, seed: int) -> MotionJob:
         """The next hop; the caller has checked that it can be planned and that the utterance is anchored."""
         spec, config = self._spec, self._config
@@ -290,9 +327,7 @@ class Utterance:
             # The frame that follows the last one is the idle face: no jump may be left.
             shown = displacement if fade < 0 else (displacement * weights[fade]).astype(np.float32)
             self.history.append(shown)
-            if frame >= self.next_play:
-                clip_index = self._actor.clip_index(self.position_of(frame))
-                self.track.want(frame, FrameSpec(clip_index, shown, self.speech.peak(frame)))
+            self._show(frame, shown)
         self._state = result.state
         self._restart = False
         self._motion_position += len(result.displacement)

@@ -51,6 +51,7 @@ class SessionStats:
 
     slices = talking + closing + held + idle: talking carry speech or its tail, closing shut an interrupted or
     starved mouth, held pause a starved utterance or a start that waits, idle show the resting actor.
+    resting: talking slices that show the idle face, since nothing is to be heard and the mouth is closed.
     late: slices whose picture was due but not ready. repeated: slices that show the previous talking picture
     again (late or held). failed_jobs, skipped_frames (motion jumped over them), dropped_events: as named.
     dropped_live_s: live speech dropped to win the delay back, or because pushed speech was playing.
@@ -64,6 +65,7 @@ class SessionStats:
     generation: int
     slices: int
     talking: int
+    resting: int
     closing: int
     held: int
     idle: int
@@ -110,6 +112,7 @@ class Counters:
 
     slices: int = 0
     talking: int = 0
+    resting: int = 0
     closing: int = 0
     held: int = 0
     idle: int = 0
@@ -137,6 +140,7 @@ class Counters:
             generation=generation,
             slices=self.slices,
             talking=self.talking,
+            resting=self.resting,
             closing=self.closing,
             held=self.held,
             idle=self.idle,

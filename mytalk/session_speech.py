@@ -14,6 +14,7 @@ from mytalk.clock import (
 from mytalk.engines.engine import EngineSpec
 from mytalk.motion import analysis_samples_needed, left_mel_frames, mel_context
 from mytalk.resample import PcmResampler
+from mytalk.session_rest import Hush
 from mytalk.speech import HOP, MEL_FRAMES_PER_FRAME, MELS, SILENCE, LogMelState, log_mel
 from mytalk.types import F32, I16
 
@@ -67,10 +68,12 @@ class UtteranceSpeech:
     and only those that later hops still hear are kept.
     """
 
-    def __init__(self, rate_hz: int, spec: EngineSpec) -> None:
+    def __init__(self, rate_hz: int, spec: EngineSpec, hush: Hush) -> None:
+        """hush: told every analysis sample, once, when a hop first hears it."""
         self.rate_hz = rate_hz
         self.ended = False
         self._spec = spec
+        self._hush = hush
         self._to_playout = PcmResampler(rate_hz, PLAYOUT_RATE)
         self._to_analysis = PcmResampler(rate_hz, ANALYSIS_RATE)
         self._playout = SampleQueue()
@@ -114,7 +117,9 @@ class UtteranceSpeech:
         count = needed - (self._mel_offset + len(self._mel))
         if count > 0:
             first = (self._mel_offset + len(self._mel)) * HOP
-            samples = self._analysis.read(first, count * HOP).astype(np.float32) / np.float32(32768.0)
+            pcm = self._analysis.read(first, count * HOP)
+            self._hush.hear(pcm)
+            samples = pcm.astype(np.float32) / np.float32(32768.0)
             self._mel_state, fresh = log_mel(self._mel_state, samples)
             self._mel = np.concatenate([self._mel, fresh])
             self._analysis.forget_before(first + count * HOP)
@@ -129,6 +134,7 @@ class UtteranceSpeech:
         """Start hearing at a later frame, as if silence had been before it (overload only)."""
         first = first_frame * ANALYSIS_SAMPLES_PER_FRAME
         self._analysis.forget_before(first)
+        self._hush.skip_to(first)
         self._mel_state = LogMelState.initial()
         self._mel = np.zeros((0, MELS), np.float32)
         self._mel_offset = first_frame * MEL_FRAMES_PER_FRAME

@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 from mytalk.clock import FRAME_S, PLAYOUT_SAMPLES_PER_FRAME
-from mytalk.session_plan import ReadyPicture
+from mytalk.session_plan import ReadyPicture, Resting
 from mytalk.session_report import Counters
 from mytalk.types import F32, I16, ActorView, AvSlice
 
@@ -62,23 +62,30 @@ class Stage:
 
     def talk(
         self,
-        ready: ReadyPicture | None,
+        ready: ReadyPicture | Resting | None,
         overdue: ReadyPicture | None,
         samples: I16,
         speech_sample: int,
         generation: int,
     ) -> AvSlice:
-        """A frame of an utterance: its samples, and its picture or, if that is late, an earlier one."""
+        """A frame of an utterance: its samples, and its picture or, if that is late, an earlier one.
+
+        A face that rests is the idle one; it has no deadline.
+        """
+        self.count.talking += 1
+        if isinstance(ready, Resting):
+            self.idle_face()
+            self.count.resting += 1
+            return self._slice(samples, generation, speech_sample)
         slack_s = self._show(ready)
         if ready is None and overdue is not None:
             self._shown = overdue
         self.slack_s.append(slack_s)
-        self.count.talking += 1
         return self._slice(samples, generation, speech_sample, late=ready is None, slack_s=slack_s)
 
-    def shut(self, ready: ReadyPicture | None, generation: int) -> AvSlice:
+    def shut(self, ready: ReadyPicture | Resting | None, generation: int) -> AvSlice:
         """A frame of a closing mouth, in silence."""
-        slack_s = self._show(ready)
+        slack_s = self._show(None if isinstance(ready, Resting) else ready)
         self.count.closing += 1
         return self._slice(_silence(), generation, late=ready is None, slack_s=slack_s)
 

@@ -131,7 +131,8 @@ class AvSlice:
     play_position: where the actor's clip stands in play order (``ActorView.order``), not wrapped.
     speech_sample: position of samples[0] in the utterance at 48 kHz; None when idle.
     late: the picture was due but not ready, and the previous one is repeated.
-    slack_s: how long before the deadline the picture was ready (seconds; negative when late; None when idle).
+    slack_s: how long before the deadline the picture was ready (seconds; negative when late; None for the
+        idle face).
     """
 
     slot: int

@@ -4,6 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mytalk.config import SessionConfig
+from mytalk.session_rest import Hush
 from mytalk.session_speech import SampleQueue, UtteranceSpeech
 from tests.fakes import FAKE_SPEC, voice
 
@@ -24,7 +26,7 @@ def test_the_queue_is_a_window_on_the_whole(steps: list[tuple[int, int]]) -> Non
 
 
 def test_a_hop_can_be_planned_when_its_right_context_is_here() -> None:
-    speech = UtteranceSpeech(16_000, FAKE_SPEC)
+    speech = UtteranceSpeech(16_000, FAKE_SPEC, Hush(SessionConfig()))
     needed = (2 + 2) * 640 + 2 * 160
     samples = voice(1.0, 16_000)
     speech.push(samples[: needed - 1])
@@ -38,7 +40,7 @@ def test_a_hop_can_be_planned_when_its_right_context_is_here() -> None:
 
 
 def test_frames_after_the_end_are_silent() -> None:
-    speech = UtteranceSpeech(48_000, FAKE_SPEC)
+    speech = UtteranceSpeech(48_000, FAKE_SPEC, Hush(SessionConfig()))
     samples = np.full(2000, 16_384, np.int16)
     speech.push(samples)
     speech.end()
@@ -50,7 +52,7 @@ def test_frames_after_the_end_are_silent() -> None:
 
 
 def test_a_hush_silences_what_came_before_only() -> None:
-    loud, hushed = (UtteranceSpeech(16_000, FAKE_SPEC) for _ in range(2))
+    loud, hushed = (UtteranceSpeech(16_000, FAKE_SPEC, Hush(SessionConfig())) for _ in range(2))
     for speech in (loud, hushed):
         speech.push(voice(1.0, 16_000))
         speech.context(0, 4)
@@ -62,7 +64,7 @@ def test_a_hush_silences_what_came_before_only() -> None:
 
 
 def test_a_skip_hears_the_same_from_there_on() -> None:
-    whole, skipped = (UtteranceSpeech(16_000, FAKE_SPEC) for _ in range(2))
+    whole, skipped = (UtteranceSpeech(16_000, FAKE_SPEC, Hush(SessionConfig())) for _ in range(2))
     for speech in (whole, skipped):
         speech.push(voice(2.0, 16_000))
     skipped.skip_analysis(20)
