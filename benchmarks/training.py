@@ -27,6 +27,7 @@ COLUMNS = (
     "precision",
     "frames_per_s",
     "step_s",
+    "step_cpu_s",
     "frames_per_step",
     "peak_process_gb",
     "peak_gpu_gb",

@@ -93,12 +93,12 @@ def measure(trainer: str, args: argparse.Namespace, folder: Path) -> dict[str, A
         if on_gpu:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-        frames, started = training.frames, time.perf_counter()
+        frames, started, busy = training.frames, time.perf_counter(), time.process_time()
         for _ in range(args.steps):
             training.train_step(feed)
         if on_gpu:
             torch.cuda.synchronize()
-        passed = time.perf_counter() - started
+        passed, busy = time.perf_counter() - started, time.process_time() - busy
     weights = sum(p.numel() for n in task.networks for p in n.trained.parameters())
     return {
         "trainer": trainer,
@@ -107,6 +107,7 @@ def measure(trainer: str, args: argparse.Namespace, folder: Path) -> dict[str, A
         "frames_per_step": (training.frames - frames) // args.steps,
         "frames_per_s": round((training.frames - frames) / passed, 2),
         "step_s": round(passed / args.steps, 4),
+        "step_cpu_s": round(busy / args.steps, 4),
         "precision": str(getattr(precision_of(task.runner, fabric.device.type), "precision", "32-true")),
         "recompute": task.runner.recompute,
         "accumulate": task.runner.accumulate,
