@@ -58,6 +58,7 @@ def test_reports_in_files_make_one_table(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "30.500" in printed
     assert "31.500" in printed
+    assert printed.count("lpips: needs weights") == 1
     (tmp_path / "odd.json").write_text("[1]")
     assert main([str(tmp_path / "odd.json")]) == 1
     assert "not a report" in capsys.readouterr().err

@@ -136,9 +136,10 @@ def print_tables(reports: Sequence[Report], console: Console | None = None) -> N
             console.print(table(published, own))
     console.print(SEE)
     console.print(own_table(reports))
+    reasons = [f"– {key}: {reason}" for report in reports for key, reason in report["reasons"].items()]
+    for line in dict.fromkeys(reasons):  # several reports lack the same weights: once is enough
+        console.print(line)
     for report in reports:
-        for key, reason in report["reasons"].items():
-            console.print(f"– {key}: {reason}")
         for name, reason in report["skipped"].items():
             console.print(f"left out {name}: {reason}")
 

@@ -43,8 +43,9 @@ CONFIGS = Path(__file__).parent / "configs"
 
 def make_task(trainer: str, args: argparse.Namespace, folder: Path) -> Task[Any]:
     """The trainer's task at a size, with the settings of its own config file, on made-up clips."""
-    config = CONFIGS / f"{trainer}_{args.size}.toml"
-    run = load_settings(TRAINERS[trainer], config if config.exists() else None, {"size": args.size})
+    size = load_size(args.size)
+    config = CONFIGS / f"{trainer}_{size.name}.toml"  # of a file: of the size that it starts from
+    run = load_settings(TRAINERS[trainer], config, {"size": args.size})
     runner: Runner = replace(
         run.runner,
         recompute=args.recompute or run.runner.recompute,
@@ -57,7 +58,6 @@ def make_task(trainer: str, args: argparse.Namespace, folder: Path) -> Task[Any]
     if args.strategy:
         runner = replace(runner, strategy=args.strategy)
     run = replace(run, runner=runner)
-    size = load_size(args.size)
     frames = 2 * run.data.frames if isinstance(run, motion.MotionRun) else 40
     data = write_data(folder / trainer, size, frames)
     torch.manual_seed(runner.seed)
