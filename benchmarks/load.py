@@ -57,6 +57,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--engine", metavar="NAME", help="engine of the server (default: its own choice)")
     p.add_argument("--lanes", type=int, metavar="N", help="engine calls at once (default: the server's)")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads of a call (default: the server's)")
+    p.add_argument(
+        "--admission",
+        action="store_true",
+        help="let the server refuse who would not fit (default: it must not)",
+    )
     p.add_argument("--config", metavar="TOML", help="settings file of the server")
     p.add_argument("--json", metavar="OUT", help="write the report here (- for standard output)")
     p.add_argument("--plot", metavar="PNG", help="draw where the time goes (needs matplotlib)")
@@ -70,11 +75,12 @@ def scrape(url: str) -> dict[str, float]:
 
 
 def figures_of(text: str) -> dict[str, float]:
-    """Processor seconds by part, seconds by stage, slices by kind and packets of a Prometheus exposition."""
+    """What is needed of a Prometheus exposition: sums of seconds, slices and packets, and the level."""
     wanted = {
         r'^mytalk_cpu_seconds_total\{part="(\w+)"\} (\S+)': "cpu ",
         r'^mytalk_stage_seconds_sum\{stage="(\w+)"\} (\S+)': "stage ",
         r'^mytalk_slices_total\{kind="(\w+)"\} (\S+)': "slices ",
+        r"^mytalk_(degradation_level) (\S+)": "",
         r"^mytalk_(packets)_total (\S+)": "",
     }
     found: dict[str, float] = {}
@@ -91,6 +97,7 @@ class Span:
     seconds: float
     server_cpu_s: float
     client_cpu_s: float
+    level: int = 0  # of degradation, at the end
 
 
 class Meter:
@@ -109,7 +116,7 @@ class Meter:
         end, at = scrape(self._url), self._now()
         passed = {name: value - self._begin.get(name, 0.0) for name, value in end.items()}
         seconds, server_s, client_s = (b - a for a, b in zip(self._at, at, strict=True))
-        return Span(passed, seconds, server_s, client_s)
+        return Span(passed, seconds, server_s, client_s, int(end.get("degradation_level", 0)))
 
 
 def cpu_by_part(span: Span) -> dict[str, float]:
@@ -133,6 +140,7 @@ def step_figures(span: Span, viewers: list[Viewer], begin_s: float, before: list
         "sessions": len(viewers),
         "spoken_pictures": spoken,
         "late_pct": round(100 * (late + missing) / frames, 3),
+        "level": span.level,
         "late": late,
         "missing": missing,
         "fps_worst": round(min((len(each) / span.seconds for each in stamps), default=0.0), 2),
@@ -201,21 +209,28 @@ async def measure(args: argparse.Namespace, url: str, pid: int, console: Console
                 break
             step = await talk_step(url, pid, viewers, args.seconds)
             report["steps"].append(step)
-            console.print(f"{count} talking: {step['late_pct']} % late, {step['server_cores']} cores")
-            if step["late_pct"] >= LATE_PCT and not args.sessions:
+            told = f"{step['late_pct']} % late, {step['server_cores']} cores, level {step['level']}"
+            console.print(f"{count} talking: {told}")
+            if not in_time(step) and not args.sessions:
                 break
     return report
 
 
+def in_time(step: dict[str, Any]) -> bool:
+    """Whether all sessions of a step talked as they were asked to: in time, and not degraded."""
+    return bool(step["late_pct"] < LATE_PCT and step["level"] == 0)
+
+
 def best(report: dict[str, Any]) -> dict[str, Any] | None:
     """The step with the most sessions of those in time; None when even one is too many."""
-    good = [step for step in report["steps"] if step["late_pct"] < LATE_PCT]
+    good = [step for step in report["steps"] if in_time(step)]
     return max(good, key=lambda step: step["sessions"], default=None)
 
 
 def server_arguments(args: argparse.Namespace) -> list[str]:
     """Command line of the server that is started."""
     arguments = ["--max-sessions", str((args.sessions or args.most) + args.idle)]
+    arguments += [] if args.admission else ["--admit-all"]
     for name in ("engine", "config", "lanes", "threads"):
         value = getattr(args, name)
         arguments += [f"--{name}", str(value)] if value is not None else []
@@ -225,11 +240,11 @@ def server_arguments(args: argparse.Namespace) -> list[str]:
 def show(report: dict[str, Any], console: Console) -> None:
     """A table for people."""
     table = Table(title=f"Talking at once in time: {report['talking_in_time']} ({report['engine']})")
-    for column in ("sessions", "late %", "fps", "cores", *PARTS):
+    for column in ("sessions", "late %", "level", "fps", "cores", *PARTS):
         table.add_column(column, justify="right")
     for step in report["steps"]:
         parts = [f"{step['cpu_ms_per_picture'].get(part, 0):.2f}" for part in PARTS]
-        plain = (step["sessions"], step["late_pct"], step["fps_worst"], step["server_cores"])
+        plain = (step["sessions"], step["late_pct"], step["level"], step["fps_worst"], step["server_cores"])
         table.add_row(*map(str, plain), *parts)
     console.print(table)
     console.print("The parts are milliseconds of processor time for each spoken picture.")

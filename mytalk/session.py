@@ -83,6 +83,7 @@ class TalkSession:
         self._closing: Closing | None = None
         self._flight: _Flight | None = None
         self._starved_slots = 0
+        self._picture_every = 1
         self._events = EventLog(MAX_EVENTS)
 
     # -- speech comes in -------------------------------------------------------------------------------
@@ -147,6 +148,12 @@ class TalkSession:
         self._queue.clear()
         self._close_mouth()
         return played
+
+    def make_pictures(self, every: int) -> None:
+        """From the next hop on, make one picture of ``every`` frames and repeat it for the others; 1: all."""
+        if every < 1:
+            raise BadInput(f"one picture of {every} frames cannot be made", "bad_config")
+        self._picture_every = every
 
     def close(self) -> None:
         """Let go of everything; idempotent. Nothing comes out afterwards."""
@@ -237,7 +244,7 @@ class TalkSession:
             if not isinstance(result, MotionResult) or result.displacement.shape != expected:
                 self._failed(flight, f"the motion result is not {list(expected)}")
             else:
-                flight.owner.motion_done(result)
+                flight.owner.motion_done(result, self._picture_every)
         elif not isinstance(job, PictureJob) or not isinstance(result, PictureResult):
             self._failed(flight, "the result is not of the job's kind")
         elif len(result.pictures) != len(flight.frames):

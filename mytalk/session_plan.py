@@ -33,6 +33,15 @@ class Resting:
 RESTING = Resting()
 
 
+@dataclass(frozen=True, slots=True)
+class Repeating:
+    """In place of a picture: the frame shows the one before it once more, as was decided."""
+
+
+REPEATING = Repeating()
+Settled = ReadyPicture | Resting | Repeating
+
+
 class PictureTrack:
     """Frames on their way to pictures: wanted → (in flight) → ready or broken → taken, each frame once.
 
@@ -41,7 +50,7 @@ class PictureTrack:
 
     def __init__(self) -> None:
         self._wanted: dict[int, FrameSpec] = {}
-        self._ready: dict[int, ReadyPicture | Resting] = {}
+        self._ready: dict[int, Settled] = {}
         self._broken: set[int] = set()
         self._overdue: ReadyPicture | None = None  # the newest that came after its slot
 
@@ -52,6 +61,10 @@ class PictureTrack:
     def rest(self, frame: int) -> None:
         """The frame shows the idle face."""
         self._ready[frame] = RESTING
+
+    def repeat(self, frame: int) -> None:
+        """The frame shows the picture of the one before it."""
+        self._ready[frame] = REPEATING
 
     def next_wanted(self, count: int) -> tuple[int, ...]:
         """The earliest wanted frames, at most ``count``."""
@@ -89,7 +102,7 @@ class PictureTrack:
             frame += 1
         return frame - first
 
-    def take(self, frame: int) -> ReadyPicture | Resting | None:
+    def take(self, frame: int) -> Settled | None:
         """The picture of the frame that is played now, None if it is late; forgets it and earlier ones."""
         taken = self._ready.get(frame)
         for passed in [f for f in self._wanted if f <= frame]:
@@ -269,12 +282,14 @@ class Utterance:
         self.restart_motion()
         return True
 
-    def _show(self, frame: int, displacement: F32 | None) -> None:
+    def _show(self, frame: int, displacement: F32 | None, picture_every: int = 1) -> None:
         """Ask for the picture of a planned frame, None = the idle face, unless it has been passed."""
         if frame < self.next_play:
             return
         if displacement is None:
             self.track.rest(frame)
+        elif frame % picture_every:
+            self.track.repeat(frame)
         else:
             clip_index = self._actor.clip_index(self.position_of(frame))
             self.track.want(frame, FrameSpec(clip_index, displacement, self.speech.peak(frame)))
@@ -317,8 +332,11 @@ class Utterance:
         positions = [max(0, self.position_of(first + min(i, count - 1))) for i in range(rows)]
         return self._actor.upper[[self._actor.clip_index(position) for position in positions]]
 
-    def motion_done(self, result: MotionResult) -> None:
-        """Take a hop's displacements; frames that have been played meanwhile need no picture."""
+    def motion_done(self, result: MotionResult, picture_every: int = 1) -> None:
+        """Take a hop's displacements; frames that have been played meanwhile need no picture.
+
+        picture_every: one picture of so many frames is made, the others repeat it.
+        """
         total, close = self.total_frames, self._config.close_frames
         weights = closing_weights(close)
         for i, displacement in enumerate(result.displacement):
@@ -327,7 +345,7 @@ class Utterance:
             # The frame that follows the last one is the idle face: no jump may be left.
             shown = displacement if fade < 0 else (displacement * weights[fade]).astype(np.float32)
             self.history.append(shown)
-            self._show(frame, shown)
+            self._show(frame, shown, picture_every)
         self._state = result.state
         self._restart = False
         self._motion_position += len(result.displacement)

@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 from mytalk.clock import FRAME_S, PLAYOUT_SAMPLES_PER_FRAME
-from mytalk.session_plan import ReadyPicture, Resting
+from mytalk.session_plan import ReadyPicture, Repeating, Resting, Settled
 from mytalk.session_report import Counters
 from mytalk.types import F32, I16, ActorView, AvSlice
 
@@ -62,7 +62,7 @@ class Stage:
 
     def talk(
         self,
-        ready: ReadyPicture | Resting | None,
+        ready: Settled | None,
         overdue: ReadyPicture | None,
         samples: I16,
         speech_sample: int,
@@ -70,12 +70,15 @@ class Stage:
     ) -> AvSlice:
         """A frame of an utterance: its samples, and its picture or, if that is late, an earlier one.
 
-        A face that rests is the idle one; it has no deadline.
+        A face that rests is the idle one; like a picture that is to be repeated, it has no deadline.
         """
         self.count.talking += 1
         if isinstance(ready, Resting):
             self.idle_face()
             self.count.resting += 1
+            return self._slice(samples, generation, speech_sample)
+        if isinstance(ready, Repeating):
+            self.count.repeated += 1
             return self._slice(samples, generation, speech_sample)
         slack_s = self._show(ready)
         if ready is None and overdue is not None:
@@ -83,9 +86,9 @@ class Stage:
         self.slack_s.append(slack_s)
         return self._slice(samples, generation, speech_sample, late=ready is None, slack_s=slack_s)
 
-    def shut(self, ready: ReadyPicture | Resting | None, generation: int) -> AvSlice:
+    def shut(self, ready: Settled | None, generation: int) -> AvSlice:
         """A frame of a closing mouth, in silence."""
-        slack_s = self._show(None if isinstance(ready, Resting) else ready)
+        slack_s = self._show(ready if isinstance(ready, ReadyPicture) else None)
         self.count.closing += 1
         return self._slice(_silence(), generation, late=ready is None, slack_s=slack_s)
 

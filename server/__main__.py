@@ -22,12 +22,14 @@ from mytalk.prepared import PreparedCache
 from mytalk.renderer import ENCODE_BATCH
 from server import rtc_setup
 from server.actors import MB, ActorPool
+from server.admission import Admission
 from server.app import Routes, check_page
 from server.cast import Cast, FolderCast, SharedRenderer
 from server.config import TOKEN_VARIABLE, ConfigError, ServerConfig, parse
 from server.device import Device, cores, lanes_and_threads
 from server.idle_reel import IdleReel
 from server.metrics import Metrics
+from server.overseer import Overseer
 from server.sessions import Sessions
 from server.uploads import Uploads
 from server.video_encoder import VP8, choose
@@ -105,7 +107,11 @@ class Server:
             memory_bytes=config.actor_memory_mb * MB,
             make_reel=None if config.video_encoder == VP8 else self._reel,
         )
-        self._sessions = Sessions(config, self._actors, self._worker, self._metrics, time.monotonic)
+        admission = Admission(self._worker.lanes, cores())
+        self._overseer = Overseer(self._worker, self._metrics, admission, time.monotonic)
+        self._sessions = Sessions(
+            config, self._actors, self._worker, self._metrics, time.monotonic, self._overseer
+        )
         # fixed here: an actor that is uploaded later does not become the default by its name
         self._default_actor = config.actor or self._actors.names[0]
         self._uploads = Uploads(
@@ -139,6 +145,7 @@ class Server:
         await asyncio.to_thread(self._uploads.clean)
         self._worker.start()
         await self._actors.preload(actor)
+        self._overseer.start(self._sessions.conversations)
         await self._runner.setup()
         try:
             await web.SockSite(self._runner, listener, ssl_context=tls, backlog=BACKLOG).start()
@@ -150,6 +157,7 @@ class Server:
         try:
             async with asyncio.timeout(self._config.shutdown_deadline_s):
                 await self._sessions.shut_down(self._config.shutdown_deadline_s * 0.7)
+                await self._overseer.close()
                 await self._uploads.close()
                 await self._runner.cleanup()
                 await self._actors.close()

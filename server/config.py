@@ -44,7 +44,8 @@ class ServerConfig:
     cert_file, key_file: PEM files; https is served when both are given.
     token: secret that clients must show; None = open to everybody who reaches the port.
     allow_origin: origins (``https://host``) whose web pages may use the server besides its own; ``*``: all.
-    max_sessions: people talking at once; the next one gets 503.
+    max_sessions: people served at once; the next one gets 503. admit_all: up to that number let everybody
+        in, also those who would not fit by what sessions were measured to cost.
     stun: STUN server URLs for sessions beyond the local network; none by default.
     video_bits_per_s: start bit rate of the video, and its ceiling is twice that.
     video_encoder: ``libx264`` or ``h264_nvenc`` (H.264), or ``vp8``; ``auto`` takes what works, a card
@@ -73,6 +74,7 @@ class ServerConfig:
     token: str | None = field(default=None, repr=False)
     allow_origin: tuple[str, ...] = ()
     max_sessions: int = 4
+    admit_all: bool = False
     stun: tuple[str, ...] = ()
     video_bits_per_s: int = 2_000_000
     video_encoder: str = "auto"
@@ -187,6 +189,7 @@ _INTEGERS = {
     "max_body_bytes",
 }
 _SECONDS = {"connect_deadline_s", "vanish_after_s", "shutdown_deadline_s"}
+_SWITCHES = {"admit_all"}
 _LISTS = {"actors", "stun", "allow_origin"}
 _TABLES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "session": SessionConfig.from_mapping,
@@ -208,7 +211,9 @@ def _value(name: str, value: Any) -> Any:
         return tuple(Path(item) for item in value) if name == "actors" else tuple(value)
     if name in _PATHS and isinstance(value, str | Path):
         return Path(value)
-    if name not in _INTEGERS | _SECONDS and not isinstance(value, str):
+    if name in _SWITCHES and not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, not {value!r}")
+    if name not in _INTEGERS | _SECONDS | _SWITCHES and not isinstance(value, str):
         raise ConfigError(f"{name} must be a string, not {value!r}")
     return value
 
@@ -282,6 +287,12 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of actors, instead of the bundled ones; may be given several times",
     )
     what.add_argument("--max-sessions", type=int, metavar="N", help="people served at once (default 4)")
+    what.add_argument(
+        "--admit-all",
+        action="store_true",
+        default=None,
+        help="let people in up to --max-sessions even when the machine is too slow for them",
+    )
     what.add_argument(
         "--uploads",
         type=Path,

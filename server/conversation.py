@@ -11,7 +11,9 @@ from mytalk.clock import FRAME_S, PLAYOUT_RATE
 from mytalk.session import TalkSession
 from mytalk.session_report import SessionEvent
 from mytalk.types import I16, U8, AvSlice, Job, JobResult
+from server.admission import SILENT_S
 from server.cast import SharedRenderer
+from server.degradation import Level
 from server.idle_reel import IdleReel
 from server.metrics import Figures, Metrics
 from server.speech_socket import Message
@@ -65,6 +67,7 @@ class Conversation:
         self._listeners: set[Listener] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._media = False
+        self._active_s = clock()  # when it spoke last
         self._closed = False
         self._last_picture: U8 | None = None
 
@@ -101,6 +104,14 @@ class Conversation:
         self.audio.stop()
         self._tell({"type": "closed"})
         self._listeners.clear()
+
+    def is_talking(self, now: float) -> bool:
+        """Whether it has spoken lately, or is new and will."""
+        return now - self._active_s <= SILENT_S
+
+    def degrade(self, level: Level) -> None:
+        """Serve it at this level from now on."""
+        self._session.make_pictures(level.picture_every)
 
     def begin_media(self) -> None:
         """The peer is connected: slices go to the tracks from now on (before, nobody would fetch them)."""
@@ -226,6 +237,8 @@ class Conversation:
             part = None if self._reel is None else self._reel.part(piece.play_position)
         self._last_picture = picture
         self.figures.slice_emitted(piece, due_s, now)
+        if piece.speech_sample is not None:
+            self._active_s = now
         if not self._media:
             return
         if not self.video.put(piece.slot, picture, part):

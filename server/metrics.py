@@ -25,6 +25,15 @@ STAGE_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.5, 2.0)
 SLACK_BUCKETS_S = (-0.2, -0.1, -0.04, -0.02, 0.0, 0.02, 0.04, 0.08, 0.16, 0.5, 2.0)
 
 
+@dataclass
+class Sent:
+    """Slices that left, of all sessions: with speech, of these late ones, and in all."""
+
+    spoken: int = 0
+    late: int = 0
+    slices: int = 0
+
+
 class Metrics:
     """The process's Prometheus figures, in a registry of their own."""
 
@@ -69,6 +78,15 @@ class Metrics:
             "mytalk_uploads", "Uploads of actors that ended", ["result"], registry=self.registry
         )
         self.registry.register(CpuCollector())
+        self.degradation = Gauge(
+            "mytalk_degradation_level",
+            "What gives way to overload: 0 nothing, 1 larger hop, 2 fewer steps, 3 repeated pictures",
+            registry=self.registry,
+        )
+        self.load = Gauge(
+            "mytalk_load", "Share of the machine that the sessions take as measured", registry=self.registry
+        )
+        self.sent = Sent()
         self.job_failures = Counter("mytalk_job_failures", "Engine calls that failed", registry=self.registry)
 
     def text(self) -> bytes:
@@ -105,6 +123,7 @@ class Figures:
     def slice_emitted(self, piece: AvSlice, due_s: float, now: float) -> None:
         """One slice left; due_s, now: when it should have and when it did (monotonic seconds)."""
         self.slices += 1
+        self.metrics.sent.slices += 1
         self.emitted_s.append(now)
         self.emit_lag_s.append(now - due_s)
         kind = "idle"
@@ -112,6 +131,8 @@ class Figures:
             self.speech_slices += 1
             kind = "late" if piece.late else "speech"
             self.late += piece.late
+            self.metrics.sent.spoken += 1
+            self.metrics.sent.late += piece.late
             if piece.slack_s is not None:
                 self.slack_s.append(piece.slack_s)
                 self.metrics.slack.observe(piece.slack_s)

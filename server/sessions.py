@@ -17,6 +17,7 @@ from server.cast import SharedRenderer
 from server.config import ServerConfig
 from server.conversation import Conversation
 from server.metrics import Metrics
+from server.overseer import Overseer
 from server.peer import Peer
 from server.signalling import Offer
 from server.worker import Worker
@@ -32,6 +33,12 @@ class TooManySessions(Overloaded):
     """Every place is taken."""
 
     code = "too_many_sessions"
+
+
+class MachineBusy(Overloaded):
+    """Another session would take more than the machine has."""
+
+    code = "machine_busy"
 
 
 class NoSuchSession(MyTalkError):
@@ -59,8 +66,11 @@ class Sessions:
         worker: Worker,
         metrics: Metrics,
         clock: Callable[[], float],
+        overseer: Overseer | None = None,
     ) -> None:
+        """overseer: refuses those who would not fit, and says how those who are here are served."""
         self._config = config
+        self._overseer = overseer
         self._actors = actors
         self._worker = worker
         self._metrics = metrics
@@ -78,6 +88,10 @@ class Sessions:
         if session is None or session.conversation is None:
             raise NoSuchSession(f"no session {session_id!r}")
         return session.conversation
+
+    def conversations(self) -> list[Conversation]:
+        """Those that are open."""
+        return [s.conversation for s in self._sessions.values() if s.conversation is not None]
 
     async def open(self, offer: Offer, actor: str) -> tuple[str, str]:
         """Build a session for an offer; returns (session id, SDP answer).
@@ -106,6 +120,11 @@ class Sessions:
             raise Overloaded("the server is shutting down")
         if len(self._sessions) >= self._config.max_sessions:
             raise TooManySessions(f"all {self._config.max_sessions} sessions are taken")
+        if self._overseer is not None and not self._config.admit_all:
+            guests = self.conversations()
+            why = self._overseer.refusal(guests, len(self._sessions) - len(guests))
+            if why is not None:
+                raise MachineBusy(f"no room for another session: {why}")
         session_id = secrets.token_urlsafe(12)
         self._sessions[session_id] = _Session()
         self._metrics.sessions.set(len(self._sessions))
@@ -127,6 +146,8 @@ class Sessions:
             session_id, talk, renderer, self._worker, self._metrics, self._clock, reel
         )
         session.conversation = conversation
+        if self._overseer is not None:
+            conversation.degrade(self._overseer.level)
         session.peer = Peer(
             conversation,
             stun=self._config.stun,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mytalk.config import SessionConfig
-from mytalk.errors import EngineFailed
+from mytalk.errors import BadInput, EngineFailed
 from mytalk.motion import hop_noise, mel_context
 from mytalk.resample import PcmResampler
 from mytalk.session import TalkSession
@@ -214,3 +214,26 @@ def test_a_closing_mouth_runs_dry_at_its_first_missing_picture() -> None:
     assert pump.session.runs_dry() == pytest.approx(pump.session.next_due())
     pump.work(pump.clock.now)
     assert pump.session.runs_dry() == pytest.approx(pump.session.next_due() + 4 * 0.04)
+
+
+def test_every_second_picture_is_repeated_on_demand_and_not_late() -> None:
+    pump = make_pump()
+    with pytest.raises(BadInput, match="cannot be made"):
+        pump.session.make_pictures(0)
+    push(pump, voice(4.0))
+    whole = [piece for piece in pump.run(30) if piece.speech_sample is not None]
+    pump.session.make_pictures(2)
+    pump.run(12)  # what is planned already comes as it was planned
+    made = len(pump.frames)
+    half = [piece for piece in pump.run(10) if piece.speech_sample is not None]
+    assert len(whole) > 20
+    assert len(half) == 10
+    assert len(pump.frames) - made == 5
+    assert not any(piece.late for piece in whole + half)
+    shown = [id(piece.picture) for piece in half]
+    assert len(set(shown)) in (5, 6)
+    assert pump.session.stats().repeated >= 5
+    assert [piece.slack_s is None for piece in half].count(True) == 5
+    pump.session.make_pictures(1)
+    pump.run(12)
+    assert pump.session.stats().late == 0
