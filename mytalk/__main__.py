@@ -24,6 +24,7 @@ from mytalk.engines.engine import Engine
 from mytalk.errors import MyTalkError
 from mytalk.follow import FaceChoice
 from mytalk.renderer import Renderer
+from mytalk.tuning import make_tuner, tune_actor
 
 BUNDLED_ACTORS = Path(__file__).resolve().parents[1] / "actors"
 EngineMaker = Callable[[argparse.Namespace], Engine]
@@ -105,6 +106,7 @@ def _dub(args: argparse.Namespace, make_engine: EngineMaker) -> None:
             engine,
             face=args.face,
             control=_control(args),
+            tune=make_tuner(args.video, args.bundle, progress, face=args.face) if args.tune else None,
             progress=progress,
         )
     took_s = time.monotonic() - begin
@@ -129,9 +131,20 @@ def _actor_make(args: argparse.Namespace, _: EngineMaker) -> None:
         control=_control(args),
     )
     with _native_chatter_hidden(), _bar(args.quiet) as progress:
-        actor = make_actor(args.video, args.out, source, progress)
+        part = {"start_s": args.start, "end_s": args.end}
+        tune = make_tuner(args.video, args.bundle, progress, face=args.face, **part) if args.tune else None
+        actor = make_actor(args.video, args.out, source, progress, tune)
     card = actor.card
     print(f"{args.out}: actor {card.name!r}, {card.frames / card.fps:.1f} s loop, {card.width}×{card.height}")
+    if args.tune:
+        print(f"tuned: {actor.figures}" if actor.figures else "tuning brought nothing: left untuned")
+
+
+def _actor_tune(args: argparse.Namespace, _: EngineMaker) -> None:
+    part = {"start_s": args.start, "end_s": args.end}
+    with _native_chatter_hidden(), _bar(args.quiet) as progress:
+        tuning = tune_actor(args.actor, args.video, args.bundle, progress, face=args.face, **part)
+    print(f"{args.actor}: {tuning}")
 
 
 def _actor_list(args: argparse.Namespace, _: EngineMaker) -> None:
@@ -176,11 +189,14 @@ def _actor_show(args: argparse.Namespace, make_engine: EngineMaker) -> None:
     print(f"{card.name}: {card.title}")
     print(f"  {card.frames} frames of {card.width}×{card.height}, {card.fps} a second, layout {card.layout}")
     print(f"  licence: {card.licence or 'not stated'}\n  consent: {card.consent or 'not stated'}")
+    print(f"  tuned: {actor.figures}" if actor.figures else "  not tuned")
+    if renderer is not None and renderer.note is not None:
+        _complain(renderer.note)
 
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="auto", help="inference engine (default: auto)")
-    parser.add_argument("--bundle", type=Path, help="folder with the weights (default: the bundled ones)")
+    _add_bundle_option(parser)
     parser.add_argument("--threads", type=int, help="threads of the engine (default: it decides)")
 
 
@@ -204,6 +220,23 @@ def _add_face_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_part_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--start", type=float, default=0.0, metavar="S", help="use the video from here on (seconds)"
+    )
+    parser.add_argument("--end", type=float, metavar="S", help="and up to here (default: its end)")
+
+
+def _add_tune_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tune", action="store_true", help="adapt the decoder to the person: minutes of work; needs PyTorch"
+    )
+
+
+def _add_bundle_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, help="folder with the weights (default: the bundled ones)")
+
+
 def _add_control_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lip-reference",
@@ -225,6 +258,23 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def _add_tune_command(actors: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = actors.add_parser(
+        "tune",
+        help="adapt the decoder to an actor",
+        description="Adapt the decoder to an actor, in place: minutes of work; needs PyTorch.",
+    )
+    one.add_argument("actor", type=Path, metavar="DIR", help="the actor's folder")
+    one.add_argument(
+        "--video", type=Path, help="of the same person, talking (default: the actor's own, often quiet, loop)"
+    )
+    _add_part_options(one)
+    _add_face_option(one)
+    _add_bundle_option(one)
+    _add_common_options(one)
+    one.set_defaults(run=_actor_tune)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mytalk", description="Lip sync: speech in, a talking video out.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -244,6 +294,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, required=True, help="MP4 to write (replaced if it exists)")
     _add_face_option(one)
     _add_control_options(one)
+    _add_tune_option(one)
     _add_engine_options(one)
     _add_common_options(one)
     one.set_defaults(run=_dub)
@@ -266,14 +317,15 @@ def _parser() -> argparse.ArgumentParser:
     who = one.add_mutually_exclusive_group(required=True)
     who.add_argument("--consent", metavar="TEXT", help="who agreed to being shown saying other words")
     who.add_argument("--synthetic", action="store_true", help="the person does not exist: nobody's likeness")
-    one.add_argument(
-        "--start", type=float, default=0.0, metavar="S", help="use the video from here on (seconds)"
-    )
-    one.add_argument("--end", type=float, metavar="S", help="and up to here (default: its end)")
+    _add_part_options(one)
     _add_face_option(one)
     _add_control_options(one)
+    _add_tune_option(one)
+    _add_bundle_option(one)
     _add_common_options(one)
     one.set_defaults(run=_actor_make)
+
+    _add_tune_command(actors)
 
     one = actors.add_parser("list", help="list actors", description="Actors in the given folders.")
     one.add_argument("folders", type=Path, nargs="*", default=[BUNDLED_ACTORS], help="default: the bundled")

@@ -134,7 +134,8 @@ class Renderer:
         """
         check_fit(engine, actor.layout)
         self._engine, self._actor, self._clock, self._cache = engine, actor, clock, cache
-        self._tuned, self.note = fitting_decoder(engine, actor)  # note: what people should know, or None
+        # tuned: the actor's own weights, if they fit; note: what people should know of them, or None
+        self.tuned, self.note = fitting_decoder(engine, actor)
         self._testcard = testcard
         self._pictures: list[U8] = list(actor.frames)
         # The idle pictures replace the source frames one by one: outside the mask they are equal, and inside
@@ -176,7 +177,7 @@ class Renderer:
 
     @property
     def _idle_kind(self) -> str:
-        own = "" if self._tuned is None else f"-{self._tuned.digest}"
+        own = "" if self.tuned is None else f"-{self.tuned.digest}"
         return f"idle-{self._engine.name}{own}"
 
     def _cached(self, kind: str, dtype: type) -> npt.NDArray[Any] | None:
@@ -293,7 +294,7 @@ class Renderer:
         return draw(points, actor.references, actor.layout)
 
     def _decode(self, drawn: Drawn, latents: F32) -> U8:
-        return self._engine.decode(drawn.images, latents, drawn.references, drawn.flows, self._tuned)
+        return self._engine.decode(drawn.images, latents, drawn.references, drawn.flows, self.tuned)
 
     def _finish(self, spec: FrameSpec, face: U8) -> U8:
         picture = paste(self._pictures[spec.clip_index], face, self._actor.matrices[spec.clip_index])

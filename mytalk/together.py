@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mytalk.engines.engine import Engine
 from mytalk.renderer import Drawn
+from mytalk.tuned import TunedDecoder
 from mytalk.types import U8, FrameSpec, Job, JobResult, MotionJob, PictureJob, PictureResult
 
 STAGES = ("draw", "decode", "paste")
@@ -19,6 +20,11 @@ STAGES = ("draw", "decode", "paste")
 
 class Artist(Protocol):
     """What is needed of a ``Renderer``."""
+
+    @property
+    def tuned(self) -> TunedDecoder | None:
+        """The actor's own weights."""
+        ...
 
     def draw(self, frames: Sequence[FrameSpec]) -> tuple[Drawn, npt.NDArray[Any]]:
         """The decoder's inputs for some frames."""
@@ -48,7 +54,7 @@ def execute_together(
     clock: Callable[[], float],
     spread: Spread = map,
 ) -> list[JobResult]:
-    """Run jobs of one kind, of any actors, in one engine call.
+    """Run jobs of one kind, of any actors, in one engine call (pictures: one for each decoder of its own).
 
     clock: seconds, for the stage timings alone; a stage's time is shared out by rows. spread: how drawing and
     pasting, which need no engine, go over the frames. Raises what the engine raises: then no job is done.
@@ -65,6 +71,26 @@ def execute_together(
     return list(_pictures(engine, pictures, clock, spread))
 
 
+def _decoded(
+    engine: Engine,
+    weights: Sequence[TunedDecoder | None],
+    drawn: Sequence[tuple[Drawn, npt.NDArray[Any]]],
+) -> list[U8]:
+    """A crop uint8 [256, 256, 3] for every row; rows share a call only with those of the same weights."""
+    faces: dict[int, U8] = {}
+    for tuned in dict.fromkeys(weights):
+        same = [row for row, own in enumerate(weights) if own is tuned]
+        made = engine.decode(
+            np.concatenate([drawn[row][0].images for row in same]),
+            np.concatenate([drawn[row][1] for row in same]),
+            np.concatenate([drawn[row][0].references for row in same]),
+            np.concatenate([drawn[row][0].flows for row in same]),
+            tuned,
+        )
+        faces |= zip(same, made, strict=True)
+    return [faces[row] for row in range(len(weights))]
+
+
 def _pictures(
     engine: Engine, tasks: Sequence[tuple[Artist, PictureJob]], clock: Callable[[], float], spread: Spread
 ) -> Iterator[PictureResult]:
@@ -75,12 +101,7 @@ def _pictures(
     times = [clock()]
     drawn = list(spread(lambda row: row[0].draw([row[1]]), rows))
     times.append(clock())
-    faces = engine.decode(
-        np.concatenate([one.images for one, _ in drawn]),
-        np.concatenate([latents for _, latents in drawn]),
-        np.concatenate([one.references for one, _ in drawn]),
-        np.concatenate([one.flows for one, _ in drawn]),
-    )
+    faces = _decoded(engine, [artist.tuned for artist, _ in rows], drawn)
     times.append(clock())
     numbered = list(zip(rows, faces, strict=True))
     finished = list(spread(lambda each: each[0][0].finish([each[0][1]], each[1][None])[0], numbered))

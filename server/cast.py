@@ -18,6 +18,7 @@ from mytalk.media import read_pictures
 from mytalk.prepared import PreparedCache
 from mytalk.renderer import Drawn, Renderer
 from mytalk.together import Spread, execute_together
+from mytalk.tuned import TunedDecoder
 from mytalk.types import U8, ActorView, FrameSpec, Job, JobResult, MotionState
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,11 @@ POSTER_PX = 192
 
 class SharedRenderer(Protocol):
     """What the server needs of ``mytalk.renderer.Renderer``."""
+
+    @property
+    def tuned(self) -> TunedDecoder | None:
+        """The actor's own weights."""
+        ...
 
     @property
     def view(self) -> ActorView:

@@ -70,7 +70,7 @@ def test_an_actor_is_decoded_with_its_own_weights(actor: Actor, tmp_path: Path) 
     one = make(tuned(actor), cache)
     assert one.note is None
     assert plain._engine.decoders_loaded == []
-    assert one._engine.decoders_loaded == [one._tuned.digest], "loaded before the first picture"
+    assert one._engine.decoders_loaded == [one.tuned.digest], "loaded before the first picture"
     pictures = [render(renderer, FrameSpec(1, OPEN)).pictures[0].astype(int) for renderer in (plain, one)]
     assert np.abs(pictures[0] - pictures[1]).max() > 50
     # latents are shared, idle pictures are not
@@ -79,7 +79,7 @@ def test_an_actor_is_decoded_with_its_own_weights(actor: Actor, tmp_path: Path) 
     plain.keep()
     one.keep()
     names = sorted(path.name.split(".")[1] for path in (tmp_path / "cache").iterdir())
-    assert names == ["idle-fake", f"idle-fake-{one._tuned.digest}", "latents"]
+    assert names == ["idle-fake", f"idle-fake-{one.tuned.digest}", "latents"]
     assert np.abs(plain.idle_picture(2).astype(int) - one.idle_picture(2)).max() > 50
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mytalk.actor import load_actor
+from mytalk.actor import add_decoder, load_actor
 from mytalk.engines import default_bundle, load_engine
 from mytalk.engines.engine import Engine
 from mytalk.renderer import Renderer
 from mytalk.together import execute_together, rows_of
+from mytalk.tuned import TunedDecoder, TuningFigures
 from mytalk.types import FrameSpec, MotionJob, PictureJob, PictureResult
 from tests.fakes import FakeClock
 from tests.small_actor import fitting_engine, write_small_actor
@@ -96,6 +97,23 @@ def test_time_is_shared_out_by_pictures_and_spread_is_used(folders: list[Path]) 
     assert spread_over == [4, 4]
     assert one.stages_s == pytest.approx({"draw": 0.001, "decode": 0.001, "paste": 0.001})
     assert three.stages_s["decode"] == pytest.approx(0.003)
+
+
+def test_rows_share_a_call_with_those_of_the_same_weights_alone(folders: list[Path], tmp_path: Path) -> None:
+    fake = fitting_engine()
+    own = write_small_actor(tmp_path / "own", 4, "own")
+    tuned = TunedDecoder(fake.spec.weights_id, {"decoder.out.bias": np.ones(4, np.float16)})
+    add_decoder(own, tuned, TuningFigures(1, 20.0, 21.0))
+    artists = renderers(fake, [folders[0], own])
+    tasks = [(artists[seed % 2], picture_job(fake, seed, 2)) for seed in range(4)]
+    alone = [artist.execute(job) for artist, job in tasks]
+    fake.decode_calls = 0
+    together = execute_together(fake, tasks, FakeClock())
+    assert fake.decode_calls == 2
+    for expected, result in zip(alone, together, strict=True):
+        assert isinstance(result, PictureResult)
+        assert isinstance(expected, PictureResult)
+        np.testing.assert_array_equal(np.stack(result.pictures), np.stack(expected.pictures))
 
 
 def test_nothing_to_draw_and_mixed_kinds(folders: list[Path]) -> None:

@@ -13,8 +13,8 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from mytalk.engines import default_bundle, load_engine
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput, MyTalkError
 from mytalk.media import probe_video, read_at_rate
+from mytalk.tuned import Tuning
 from mytalk.types import F32, U8
 from training.cases import Case, find_output, read_cases
 from training.evaluate_clip import (
@@ -40,7 +41,7 @@ from training.evaluate_clip import (
 )
 from training.networks import FaceEmbedder, FidFeatures, Lpips, frechet_distance
 from training.prepare_video import write_atomically
-from training.reels import PARTS, Shown, Source, Wanted, fitted, hear, load_source, show
+from training.reels import PARTS, Shown, Source, Wanted, fitted, hear, load_source, part_of, show
 from training.render import dubbed, true_landmark_pictures
 from training.sheets import write_sheet
 from training.silence import silence_figures
@@ -48,19 +49,25 @@ from training.streamed import Stream
 from training.syncnet import load_syncnet
 from training.tables import print_tables
 from training.tracks import RATE
+from training.tune_data import person_of_source
 
 MODES = ("appearance", "pipeline")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured, and how. outputs: folder of another system's videos; sheets: where pictures go."""
+    """What is measured, and how.
+
+    outputs: folder of another system's videos. sheets: where pictures go. tune: gives each clip a decoder of
+    its own, from frames that do not count.
+    """
 
     mode: str = "pipeline"
     part: str = "whole"
     outputs: Path | None = None
     sheets: Path | None = None
     stream: Stream = field(default_factory=Stream)
+    tune: Callable[[Source], Tuning] | None = None
 
 
 class Evaluation:
@@ -74,6 +81,7 @@ class Evaluation:
         self.skipped: dict[str, str] = {}
         self.reasons: dict[str, str] = {}
         self.light: dict[str, Source] = {}
+        self.tuned: dict[str, dict[str, float]] = {}
         self.seconds_to_make = self.seconds_of_clips = 0.0
         self._features: list[tuple[F32, F32]] = []
 
@@ -81,25 +89,33 @@ class Evaluation:
     def _wanted(self) -> Wanted:
         return Wanted(self._networks.face is not None, self._networks.sync is not None)
 
-    def _show(self, case: Case, source: Source) -> Shown:
+    def _tune(self, case: Case, source: Source) -> Tuning | None:
+        if self._settings.tune is None:
+            return None
+        tuning = self._settings.tune(source)
+        self.tuned[case.name] = asdict(tuning.figures)
+        return tuning
+
+    def _show(self, case: Case, source: Source, tuning: Tuning | None) -> Shown:
         settings, speech = self._settings, None
         if settings.outputs is not None:
             made = find_output(settings.outputs, case)
             speech = hear(made) if probe_video(made).has_sound else None
             pictures = read_at_rate(made, RATE)
         elif settings.mode == "appearance":
-            pictures = true_landmark_pictures(self._engine, source)
+            pictures = true_landmark_pictures(self._engine, source, tuning)
         else:
             out = self._folder / f"{len(self.rows)}.mp4"
-            pictures = dubbed(self._engine, source, case.speech, out)
+            pictures = dubbed(self._engine, source, case.speech, out, tuning)
         return show(source, fitted(pictures, source.size), self._wanted, speech)
 
     def add(self, case: Case) -> None:
         """Score one clip; one that cannot be is kept in ``skipped`` with the reason."""
         try:
             source = load_source(case.video, case.name, self._wanted, self._settings.part)
+            tuning = self._tune(case, source)
             begin = time.monotonic()
-            shown = self._show(case, source)
+            shown = self._show(case, source, tuning)
             self.seconds_to_make += time.monotonic() - begin
             driving = source.speech if case.paired else hear(case.speech)
         except BadInput as error:
@@ -167,6 +183,8 @@ class Evaluation:
             "seconds_to_make": round(self.seconds_to_make, 2),
             "seconds_of_clips": round(self.seconds_of_clips, 2),
         }
+        if self.tuned:
+            report["tuning"] = self.tuned
         if baselines:
             rest = next(iter(self.light.values())).rest
             report["silence"] = silence_figures(self._engine, rest, self._settings.stream)
@@ -229,7 +247,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--outputs", type=Path, help="score another system's videos of the same names")
     p.add_argument("--system", default="mytalk", help="its name in the tables (default %(default)s)")
     p.add_argument("--part", choices=PARTS, default="whole", help="of each clip that counts")
-    p.add_argument("--tune", choices=["first-half"], help="tune on it, measure on the second")
+    p.add_argument(
+        "--tune", choices=["first-half"], help="tune on it, measure on the second, untuned beside tuned"
+    )
+    p.add_argument("--tune-steps", type=int, help="(default: as `mytalk actor make --tune`)")
     p.add_argument("--json", type=Path, help="write the figures here")
     p.add_argument("--sheets", type=Path, help="write a contact sheet of every clip into this folder")
     p.add_argument("--engine", default="onnx", help="engine by name (default onnx: figures stay comparable)")
@@ -254,8 +275,8 @@ def _networks(args: argparse.Namespace) -> Networks:
 
 
 def _run(args: argparse.Namespace) -> dict[str, object]:
-    if args.tune and find_spec("training.tune") is None:
-        raise BadInput("--tune is not available yet; --part second-half measures the same half untuned")
+    if args.tune and args.outputs:
+        raise BadInput("--tune is for this system: it cannot tune what made --outputs")
     if args.json is not None and not args.json.parent.is_dir():
         raise BadInput(f"{args.json.parent}: no such folder")
     cases = read_cases(args.clips)[: args.most]
@@ -263,19 +284,48 @@ def _run(args: argparse.Namespace) -> dict[str, object]:
     stream = Stream(args.hop, args.lookahead)
     if not 1 <= stream.hop <= stream.hop + stream.lookahead <= engine.spec.tokens:
         raise BadInput(f"--hop must be 1 or more, and {engine.spec.tokens} at most with --lookahead")
-    settings = Settings(args.mode, args.part, args.outputs, args.sheets, stream)
+    part = "second-half" if args.tune else args.part
+    settings = Settings(args.mode, part, args.outputs, args.sheets, stream)
+    untuned = evaluate(engine, cases, networks, settings) if args.tune else None
+    if args.tune:
+        sheets = None if args.sheets is None else args.sheets / "tuned"
+        settings = replace(settings, sheets=sheets, tune=_tuner(args))
     report = evaluate(engine, cases, networks, settings)
-    report["settings"] = {
+    about = _about(args, engine, cases, settings)
+    if untuned is not None:
+        report["untuned"] = untuned | {"settings": about}
+        about = about | {"system": f"{args.system}, tuned on the first half"}
+    return report | {"settings": about}
+
+
+def _about(
+    args: argparse.Namespace, engine: Engine, cases: list[Case], settings: Settings
+) -> dict[str, object]:
+    """What a report tells of how it came about."""
+    return {
         "system": args.system,
         "mode": "outputs" if args.outputs else args.mode,
         "paired": all(case.paired for case in cases),
-        "part": args.part,
+        "part": settings.part,
         "engine": engine.name,
         "weights": engine.spec.weights_id,
         "parameters": None if args.outputs else parameters(args.model),
-        **asdict(stream),
+        **asdict(settings.stream),
     }
-    return report
+
+
+def _tuner(args: argparse.Namespace) -> Callable[[Source], Tuning]:
+    """Tunes to the first half of a clip."""
+    from training.tune import TuneRun, adapt  # takes seconds to import
+
+    run = TuneRun()
+    if args.tune_steps is not None:
+        run = replace(run, runner=replace(run.runner, steps=args.tune_steps))
+
+    def tune(source: Source) -> Tuning:
+        return adapt(args.model, person_of_source(source, part_of(source.frames, "first-half")), run)
+
+    return tune
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -294,7 +344,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print_tables([report])
+    untuned = report.get("untuned")
+    print_tables([*([untuned] if isinstance(untuned, dict) else []), report])
     return 0
 
 

@@ -15,13 +15,15 @@ from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import frame_to_crop
 from mytalk.media import read_at_rate
 from mytalk.renderer import decode_landmarks
+from mytalk.tuned import Tuning
 from mytalk.types import U8
 from training.reels import Source
 from training.tracks import RATE
 
 
-def true_landmark_pictures(engine: Engine, source: Source) -> Iterator[U8]:
+def true_landmark_pictures(engine: Engine, source: Source, tuning: Tuning | None = None) -> Iterator[U8]:
     """Full pictures with the lips drawn from each frame's own landmarks, pasted back as the product does."""
+    tuned = None if tuning is None else tuning.decoder
     layout, track = load_layout(), source.track
     pictures = read_at_rate(source.path, RATE)
     for first in range(0, source.frames, RENDER_BATCH):
@@ -30,12 +32,14 @@ def true_landmark_pictures(engine: Engine, source: Source) -> Iterator[U8]:
         points = [frame_to_crop(source.points[i, :, :2], source.matrices[i]) for i in index]
         faces = np.stack([crop(picture, source.matrices[i]) for picture, i in zip(batch, index, strict=True)])
         latents = engine.encode_appearance(source.references.pictures, faces)
-        made = decode_landmarks(engine, points, latents, source.references, layout)
+        made = decode_landmarks(engine, points, latents, source.references, layout, tuned)
         for picture, face, i in zip(batch, made, index, strict=True):
             yield paste(picture, face, source.matrices[i]) if track.present[i] else picture
 
 
-def dubbed(engine: Engine, source: Source, speech: Path, out: Path) -> Iterator[U8]:
+def dubbed(
+    engine: Engine, source: Source, speech: Path, out: Path, tuning: Tuning | None = None
+) -> Iterator[U8]:
     """Pictures of the source saying ``speech``, by the product's own ``dub``, which writes ``out``."""
-    dub(source.path, speech, out, engine, face="largest")
+    dub(source.path, speech, out, engine, face="largest", tune=None if tuning is None else lambda _: tuning)
     return read_at_rate(out, RATE)

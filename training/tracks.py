@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mytalk.clock import FPS
+from mytalk.covered import MouthWatch
 from mytalk.errors import BadInput
 from mytalk.faces import FaceTrack, pick_references, track_face
 from mytalk.follow import FaceChoice, find_face
@@ -72,6 +73,18 @@ def detect(pictures: Iterable[Picture], what: str, face: FaceChoice) -> F32:
     with Spool((POINTS, 3)) as found:
         find_face(pictures, found, what, face)
         return found.read(range(len(found)))
+
+
+def follow_pictures(pictures: Iterable[Picture], what: str, face: FaceChoice) -> Track:
+    """Follow a face through pictures, 25 a second, and notice what is in front of its mouth.
+
+    Raises ``BadInput`` as ``find_face`` does.
+    """
+    layout = load_layout()
+    with Spool((POINTS, 3)) as points, Spool((POINTS, 3)) as landmarks, MouthWatch(layout) as watch:
+        find_face(pictures, points, what, face, watch.look)
+        track = track_face(points, landmarks, layout, what, watch.covered())
+        return Track(track, landmarks.read(range(len(landmarks))))
 
 
 def follow(video: Path, face: FaceChoice, frames: int | None = None) -> Track:
