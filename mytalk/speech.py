@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from mytalk.clock import ANALYSIS_RATE, ANALYSIS_SAMPLES_PER_FRAME, exact_div
 from mytalk.types import F32
@@ -37,6 +38,14 @@ def _mel_filters() -> F32:
 
 
 @cache
+def _bands() -> tuple[npt.NDArray[np.intp], F32, npt.NDArray[np.intp]]:
+    """The filters without zeros: FFT bins [n], their weights [n], where each band begins in them [80]."""
+    filters = _mel_filters()
+    band, bins = np.nonzero(filters.T)
+    return bins, filters[bins, band], np.searchsorted(band, np.arange(MELS))
+
+
+@cache
 def _window() -> F32:
     return np.hanning(WINDOW).astype(np.float32)
 
@@ -57,15 +66,16 @@ def log_mel(state: LogMelState, samples: F32) -> tuple[LogMelState, F32]:
     """Log-mel frames that the new samples complete.
 
     samples: float32 [S], 16 kHz, -1..1, any S ≥ 0. Returns the next state and float32 [n, 80], natural
-    log of the mel-weighted magnitude, floored at ``SILENCE``. Frames are computed one at a time because
-    a matrix product's rounding depends on its row count, and any split must give identical bits.
+    log of the mel-weighted magnitude, floored at ``SILENCE``. Any split must give identical bits, so every
+    operation is one of a row or an element: a matrix product's rounding depends on its row count (and its
+    threads wait for each other, which costs milliseconds on a busy machine).
     """
     buffer = np.concatenate([state.tail, samples.astype(np.float32, copy=False)])
     count = max(0, (len(buffer) - (WINDOW - HOP)) // HOP)
-    frames = np.empty((count, MELS), np.float32)
-    filters, window = _mel_filters(), _window()
-    for i in range(count):
-        piece = buffer[i * HOP : i * HOP + WINDOW] * window
-        magnitude = np.abs(np.fft.rfft(piece, FFT)).astype(np.float32)
-        frames[i] = np.log(np.maximum(magnitude @ filters, FLOOR))
-    return LogMelState(buffer[count * HOP :]), frames
+    if not count:
+        return LogMelState(buffer), np.empty((0, MELS), np.float32)
+    bins, weights, starts = _bands()
+    pieces = np.lib.stride_tricks.sliding_window_view(buffer, WINDOW)[: count * HOP : HOP] * _window()
+    magnitude = np.abs(np.fft.rfft(pieces, FFT)).astype(np.float32)
+    energy = np.add.reduceat(magnitude[:, bins] * weights, starts, axis=1)
+    return LogMelState(buffer[count * HOP :]), np.log(np.maximum(energy, FLOOR))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mytalk.clock import FRAME_S
 from mytalk.config import SessionConfig
-from mytalk.errors import EngineFailed, Overloaded
-from mytalk.session import TalkSession
-from mytalk.types import I16, U8, AvSlice, FrameSpec, Job, JobResult, PictureJob, PictureResult
-from tests.fakes import FakeEngine, SessionPump, fake_actor, make_pump, run_job, voice
+from mytalk.types import I16, AvSlice, FrameSpec
+from tests.fakes import SessionPump, make_pump, voice
 
 SAMPLES = 1920
 
@@ -133,158 +129,3 @@ def test_a_long_session_stays_small() -> None:
         sizes.append(state_bytes(pump.session))
     assert max(sizes[20:]) <= 1.5 * max(sizes[:10])
     assert max(sizes) < 4_000_000
-
-
-@dataclass
-class Model:
-    """What a listener may expect: the speech of every utterance, and who was interrupted."""
-
-    utterances: list[list[I16]] = field(default_factory=list)
-    open: bool = False
-    generation: int = 0
-    expected_from: int = 0  # first utterance that has not been cut off before it was heard
-
-    def push(self, samples: I16) -> None:
-        if not self.open:
-            self.utterances.append([])
-            self.open = True
-        self.utterances[-1].append(samples)
-
-    def speech(self, index: int) -> I16:
-        return np.concatenate(self.utterances[index])
-
-
-class Fuzz:
-    """Random calls on a session; every slice is checked when it comes out."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.config = SessionConfig(push_buffer_s=3.0, max_utterances=3, start_wait_s=0.3)
-        self.engine, self.now = FakeEngine(), 50.0
-        state = self.engine.initial_state()
-        self.session = TalkSession(
-            fake_actor(), self.engine.spec, state, self.config, seed=seed, now=self.now
-        )
-        self.model, self.slot = Model(), 0
-        self.current = -1  # utterance that is being heard
-        self.heard = 0  # its 48 kHz samples so far, padding included
-        self.shown: U8 | None = None
-        self.pictures: dict[int, int] = {}  # id of a picture → its generation
-        self.kept: list[U8] = []  # so that no id is used twice
-        self.finished: set[int] = set()
-        self.job: Job | None = None
-
-    def result(self, job: Job) -> JobResult:
-        result = run_job(self.engine, job)
-        if isinstance(job, PictureJob):
-            assert isinstance(result, PictureResult)
-            for picture in result.pictures:
-                self.pictures[id(picture)] = job.generation
-                self.kept.append(picture)
-        return result
-
-    def push(self) -> None:
-        samples = voice(self.rng.uniform(0.01, 0.8), seed=self.rng.randrange(1000))
-        try:
-            self.session.receive_speech(samples, 48_000, now=self.now, live=False)
-        except Overloaded:
-            return
-        self.model.push(samples)
-
-    def end(self) -> None:
-        self.session.end_of_speech(self.now)
-        self.model.open = False
-
-    def interrupt(self) -> None:
-        played = self.session.interrupt(self.now)
-        waiting = [i for i in range(self.model.expected_from, len(self.model.utterances))]
-        live = self.current if self.current in waiting and self.current not in self.finished else None
-        expected = 0 if live is None else min(self.heard, len(self.model.speech(live)))
-        assert played == expected
-        self.model.generation += 1
-        self.model.open = False
-        self.model.expected_from = len(self.model.utterances)
-
-    def work(self) -> None:
-        if self.job is None:
-            self.job = self.session.next_job()
-            if self.job is not None:
-                assert self.job.generation == self.model.generation
-                assert self.session.next_job() is None
-        elif self.rng.random() < 0.05:
-            job, self.job = self.job, None
-            self.session.fail(job, EngineFailed("boom"), self.now)
-        else:
-            job, self.job = self.job, None
-            self.session.complete(job, self.result(job), self.now)
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-        for piece in self.session.slices_due(self.now):
-            self.check(piece)
-
-    def check(self, piece: AvSlice) -> None:
-        assert piece.slot == self.slot
-        self.slot += 1
-        assert piece.generation == self.model.generation
-        assert piece.samples.shape == (SAMPLES,)
-        if piece.picture is not None and piece.picture is not self.shown:
-            assert self.pictures[id(piece.picture)] == self.model.generation, "a stale picture"
-        self.shown = piece.picture
-        if piece.speech_sample is None:
-            assert not piece.samples.any()
-            return
-        if piece.speech_sample == 0:
-            assert self.current < self.model.expected_from or self.current in self.finished
-            self.current = max(self.current + 1, self.model.expected_from)
-            self.heard = 0
-        assert piece.speech_sample == self.heard
-        speech = self.model.speech(self.current)
-        expected = np.zeros(SAMPLES, np.int16)
-        part = speech[self.heard : self.heard + SAMPLES]
-        expected[: len(part)] = part
-        assert np.array_equal(piece.samples, expected), "not the speech that came in"
-        self.heard += SAMPLES
-        ended = self.current < len(self.model.utterances) - 1 or not self.model.open
-        frames = -(-len(speech) // SAMPLES) + self.config.tail_frames
-        if ended and self.heard >= SAMPLES * (frames + frames % self.config.hop_frames):
-            self.finished.add(self.current)
-
-    def step(self) -> None:
-        choice = self.rng.random()
-        if choice < 0.05:
-            self.push()
-        elif choice < 0.07:
-            self.end()
-        elif choice < 0.075:
-            self.interrupt()
-        elif choice < 0.6:
-            self.work()
-        else:
-            self.advance(self.rng.choice([0.0, 0.005, 0.02, 0.04, 0.09]))
-
-    def drain(self) -> None:
-        self.end()
-        for _ in range(600):
-            self.work()
-            self.work()
-            self.advance(0.02)
-        assert self.session.stats().state == "idle"
-        assert self.session.stats().buffered_s == 0
-        kept = range(self.model.expected_from, len(self.model.utterances))
-        assert set(kept) <= self.finished, "something was never said"
-        assert self.shown is None
-
-
-@settings(max_examples=25)
-@given(st.integers(0, 2**32))
-def test_fuzz_against_the_model(seed: int) -> None:
-    fuzz = Fuzz(seed)
-    for _ in range(800):
-        fuzz.step()
-    fuzz.drain()
-    counts = fuzz.session.stats()
-    assert counts.slices == counts.talking + counts.closing + counts.held + counts.idle == fuzz.slot
-    fuzz.session.close()
-    assert fuzz.session.next_job() is None
-    assert fuzz.session.slices_due(fuzz.now + 1) == []
