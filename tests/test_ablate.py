@@ -16,7 +16,7 @@ pytest.importorskip("lightning_fabric", reason="lightning-fabric is not installe
 from mytalk.models.autoencoder import REFERENCE_COUNTS
 from mytalk.models.checkpoint import save_checkpoint
 from mytalk.models.motion_config import CONDITIONS
-from training import ablate
+from training import ablate, held_out_pictures
 from training.ablate import ABLATIONS, Measured, folder_of, layout, main
 from training.appearance import AppearanceRun
 
@@ -87,6 +87,11 @@ class Commands:
 def test_every_row_is_trained_alike_scored_and_written(tmp_path, monkeypatch, capsys):
     commands = Commands()
     monkeypatch.setattr(ablate, "run_module", commands)
+    unseen = {
+        "x": dict.fromkeys(held_out_pictures.KEYS, 20.0),
+        "y": dict.fromkeys(held_out_pictures.KEYS, 30.0),
+    }
+    monkeypatch.setattr(held_out_pictures, "held_out_figures", lambda *_: unseen)
     given = ["references", "--data", str(tmp_path), "--clips", "CLIPS", "--out", str(tmp_path / "out")]
     given += ["--steps", "3", "--again", "5", "--most", "2"]
     assert main(given) == 0
@@ -103,6 +108,7 @@ def test_every_row_is_trained_alike_scored_and_written(tmp_path, monkeypatch, ca
     assert {a[a.index("--steps") + 1] for a in trained} == {"3"}
     told = json.loads((tmp_path / "out" / "references.json").read_text())
     assert [row["mean"]["fid"] for row in told["rows"]] == [5.0] * 4
+    assert [row["mean"]["unseen_lip_psnr"] for row in told["rows"]] == [25.0] * 4
     assert told["settings"]["frames_seen"] == 27
     assert "Table 7" in (tmp_path / "out" / "references.txt").read_text()
     # A second call trains on (nothing is left to do) and tabulates, but exports nothing again.
@@ -112,6 +118,20 @@ def test_every_row_is_trained_alike_scored_and_written(tmp_path, monkeypatch, ca
     )
     assert main(given) == 0
     assert sum(module == "export" for module, _ in commands.given) == count == 4
+
+
+def test_unseen_clips_alone_need_no_videos_and_no_export(tmp_path, monkeypatch, capsys):
+    commands = Commands()
+    monkeypatch.setattr(ablate, "run_module", commands)
+    row = dict.fromkeys(held_out_pictures.KEYS, 20.0)
+    monkeypatch.setattr(held_out_pictures, "held_out_figures", lambda *_: {"x": row})
+    given = ["references", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(given) == 1
+    assert "give --clips" in capsys.readouterr().err
+    assert main([*given, "--unseen-only"]) == 0
+    assert {module for module, _ in commands.given} == {"training.appearance"}
+    told = json.loads((tmp_path / "out" / "references.json").read_text())
+    assert set(told["rows"][0]["mean"]) == set(held_out_pictures.KEYS)
 
 
 def test_the_paper_s_own_motion_model_is_trained_once_for_both_tables(tmp_path):

@@ -2,8 +2,8 @@
 
 ``identity-condition`` (Table 5), ``identity-loss`` (Table 6) and ``references`` (Table 7) train every
 variant alike (same data, steps and seed), export it, score it by ``training.evaluate`` and print the table,
-the paper's rows beside ours. Motion runs are also compared before any picture is painted
-(``training.held_out``).
+the paper's rows beside ours. Columns ``unseen_…`` come from the data's validation clips, without an export
+(``training.held_out``, ``training.held_out_pictures``); with ``--unseen-only`` there are no others.
 ``--again SEED`` trains the first row once more with another seed: what differs by no more than that is noise.
 What is there already is kept: run again to go on, or to tabulate once more. The part that does not vary
 (the appearance model in Tables 5 and 6, the motion model in 7) is a run or a bundle, by default the one that
@@ -27,10 +27,11 @@ from rich.table import Table
 
 from mytalk.engines import default_bundle
 from mytalk.errors import BadInput, MyTalkError
-from training import held_out
+from training import held_out, held_out_pictures
 from training.bundles import bundle_as_run, is_bundle
 from training.checkpoints import LAST, git_commit, read_checkpoint
 
+WIDE = 170  # characters that the tables need; a narrower terminal wraps their lines
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -96,7 +97,7 @@ ABLATIONS = {
         "Table 7: references of the appearance model",
         "appearance",
         "appearance",
-        ("psnr", "fid", "lip_psnr", "lip_ssim"),
+        ("psnr", "fid", "lip_psnr", "lip_ssim", *held_out_pictures.KEYS),
         (
             Variant("masked multi-ref.", REFERENCES, "masked_multi", {"psnr": 34.153, "fid": 4.224}),
             Variant("full single-ref.", REFERENCES, "full_single", {"psnr": 31.750, "fid": 6.62}),
@@ -183,15 +184,15 @@ def scored_pictures(
 
 
 def score_variant(ablation: Ablation, args: argparse.Namespace, folder: Path) -> Measured:
-    """A row's figures: of pictures of ``--clips``, if wanted, and of motion on validation clips."""
+    """A row's figures: of what ``--clips`` become, if wanted, and on the data's validation clips."""
     mean: dict[str, float | None] = {}
     rows: dict[str, dict[str, float]] = {}
-    if not args.without_pictures:
+    if not args.unseen_only:
         mean, rows = scored_pictures(ablation, args, folder)
-    if ablation.trainer == "motion":
-        unseen = held_out.held_out_figures(folder / "run", args.data)
-        rows |= unseen
-        mean |= {key: float(np.mean([row[key] for row in unseen.values()])) for key in held_out.KEYS}
+    judge = held_out if ablation.trainer == "motion" else held_out_pictures
+    unseen = judge.held_out_figures(folder / "run", args.data)
+    rows |= unseen
+    mean |= {key: float(np.mean([row[key] for row in unseen.values()])) for key in judge.KEYS}
     clips = {key: {name: row[key] for name, row in rows.items() if row.get(key) is not None} for key in mean}
     return Measured(mean, clips)
 
@@ -278,16 +279,14 @@ def tabulate(ablation: Ablation, args: argparse.Namespace) -> Table:
     table = layout(ablation, ours, again)
     (args.out / f"{args.ablation}.json").write_text(json.dumps(told, indent=1) + "\n")
     with (args.out / f"{args.ablation}.txt").open("w", encoding="utf-8") as file:
-        Console(file=file, width=170).print(table)
+        Console(file=file, width=WIDE).print(table)
     return table
 
 
 def check(args: argparse.Namespace) -> None:
     """Raise ``BadInput`` for what cannot be scored, and a fixed part that is no run or bundle."""
-    if args.without_pictures and args.ablation == "references":
-        raise BadInput("references are about pictures: --without-pictures is for the motion model's tables")
-    if args.clips is None and not args.without_pictures:
-        raise BadInput("give --clips, the videos to score, or --without-pictures")
+    if args.clips is None and not args.unseen_only:
+        raise BadInput("give --clips, the videos to score, or --unseen-only")
     for name in ("identity", "motion", "appearance"):
         path: Path = getattr(args, name)
         if not is_bundle(path) and not (path / LAST).is_file():
@@ -301,9 +300,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--data", type=Path, required=True, help="folder that training.prepare wrote")
     p.add_argument("--clips", type=Path, help="videos to score: folder or list")
     p.add_argument(
-        "--without-pictures",
+        "--unseen-only",
         action="store_true",
-        help="Tables 5 and 6 by landmarks of the validation clips alone: nothing is exported or painted",
+        help="the unseen_… columns alone, of the validation clips of --data: no video is made or scored",
     )
     p.add_argument("--out", type=Path, required=True, help="folder for runs, bundles and figures")
     p.add_argument(
@@ -334,7 +333,7 @@ def main(argv: list[str] | None = None) -> int:
     except (MyTalkError, OSError) as error:
         print(f"training.ablate: {error}", file=sys.stderr)
         return 1
-    Console().print(table)
+    Console(width=WIDE).print(table)
     return 0
 
 

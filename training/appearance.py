@@ -90,8 +90,11 @@ class AppearanceObjective(nn.Module):
         super().__init__()
         self.model = model
 
+    def _drawn(self, moments: tuple[Tensor, Tensor]) -> Tensor:
+        return _sample(moments) if self.training else moments[0]
+
     def forward(self, batch: AppearanceBatch) -> tuple[Tensor, Tensor]:
-        """Reconstruct the targets from posterior samples."""
+        """Reconstruct the targets from posterior samples; in evaluation mode from means, as it serves."""
         model, repeat = self.model, len(batch.targets) // len(batch.references)
         references = batch.references
         if isinstance(model, PaperAppearance):
@@ -99,13 +102,13 @@ class AppearanceObjective(nn.Module):
         lips = model.encode_lips(references)
         face = model.encode_face(batch.targets.contiguous(memory_format=torch.channels_last))
         images = batch.images.contiguous(memory_format=torch.channels_last)
-        drawn_lips = _sample(lips).repeat_interleave(repeat, 0)
+        drawn_lips = self._drawn(lips).repeat_interleave(repeat, 0)
         repeated = references.repeat_interleave(repeat, 0)
-        latents = model.latent(drawn_lips, _sample(face), repeated)
+        latents = model.latent(drawn_lips, self._drawn(face), repeated)
         penalty = _kl(lips) + _kl(face)
         if isinstance(model, PaperAppearance):
             motion = model.encode_landmarks(images)
-            return model.decode_latents(latents, _sample(motion)).float(), penalty + _kl(motion)
+            return model.decode_latents(latents, self._drawn(motion)).float(), penalty + _kl(motion)
         return model.decode(images, latents, repeated, batch.flows).float(), penalty
 
 

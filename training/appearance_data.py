@@ -68,6 +68,9 @@ class AppearanceDraw:
     mouth_weight: float = 4.0
 
 
+Rows = tuple[np.ndarray, ...]
+
+
 class AppearanceBatch(NamedTuple):
     """K pictures of each of C clips, float32 in 0..1; H×W is the model's part of the crop.
 
@@ -145,7 +148,11 @@ class AppearanceBatches:
 
     def draw(self, random: np.random.Generator) -> AppearanceBatch:
         """One batch."""
-        parts = [self._draw_clip(random) for _ in range(self.settings.clips)]
+        clips = [self.draws.pick(random) for _ in range(self.settings.clips)]
+        return self.batch_of([self.rows_of(clip, *self.pick(clip, random), random) for clip in clips])
+
+    def batch_of(self, parts: list[Rows]) -> AppearanceBatch:
+        """What ``rows_of`` some clips gave, as tensors."""
         references, *rest, mouths = zip(*parts, strict=True)
         return AppearanceBatch(
             torch.from_numpy(np.ascontiguousarray(np.stack(references))),
@@ -153,11 +160,12 @@ class AppearanceBatches:
             torch.from_numpy(np.concatenate(mouths)).long(),
         )
 
-    def _draw_clip(self, random: np.random.Generator) -> tuple[np.ndarray, ...]:
+    def rows_of(
+        self, clip: Clip, target_index: np.ndarray, reference_index: np.ndarray, random: np.random.Generator
+    ) -> Rows:
         """What one clip gives to a batch: the fields of ``AppearanceBatch``, in order."""
-        clip, box = self.draws.pick(random), self.box
+        box = self.box
         rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
-        target_index, reference_index = self.pick(clip, random)
         index = np.concatenate([reference_index, target_index])
         pictures = self.crops[clip.name][index][:, rows, columns]
         pictures = self._look(clip, pictures.transpose(0, 3, 1, 2).astype(np.float32) / 255, random)

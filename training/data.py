@@ -97,6 +97,15 @@ def is_validation(clip: Clip, clips: list[Clip]) -> bool:
     return (clip.split or default_split(clip, clips) or "train") != "train"
 
 
+def unseen_clips(data: Path) -> list[Clip]:
+    """Clips of people that training never sees; raises ``BadInput`` if a prepared folder has none."""
+    clips = list_clips(data)
+    kept = [clip for clip in clips if (clip.split or default_split(clip, clips)) == "validation"]
+    if not kept:
+        raise BadInput(f"{data} has no validation clips")
+    return kept
+
+
 def crop_points(arrays: dict[str, npt.NDArray[np.generic]], crops: Iterable[int]) -> F32:
     """Landmarks float32 [n, K, 2] of some of a clip's crops, in their pixels."""
     frames = [arrays["picked"][i] for i in crops]

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mytalk.errors import BadInput
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import mouth_opening
 from mytalk.models.identity import IdentityConfig
 from mytalk.models.motion import MotionConfig, MotionModel
 from training.checkpoints import LAST, read_checkpoint
-from training.data import default_split, list_clips
+from training.data import unseen_clips
 from training.identity import make_extractor
 from training.motion_data import MotionBatches, MotionClip, MotionDraw, load_motion_clip
 from training.motion_loss import MotionLoss, MotionObjective
@@ -87,9 +86,7 @@ def figures_of(objective: MotionObjective, clips: list[MotionClip]) -> dict[str,
 
 def held_out_figures(run: Path, data: Path) -> dict[str, Figures]:
     """``figures_of`` a run on the validation clips of a prepared folder (not those of seen people)."""
-    objective, clips = load_objective(run), list_clips(data)
-    kept = [c for c in clips if (c.split or default_split(c, clips)) == "validation"]
-    if not kept:
-        raise BadInput(f"{data} has no validation clips")
-    loaded = [load_motion_clip(clip, objective.model.config, objective.layout) for clip in kept]
-    return figures_of(objective, loaded)
+    objective = load_objective(run)
+    config = objective.model.config
+    clips = [load_motion_clip(clip, config, objective.layout) for clip in unseen_clips(data)]
+    return figures_of(objective, clips)
