@@ -35,9 +35,15 @@ FITTING_SHARE = (0.85, 1.3)  # of the codec's bit rate: targets that it may go o
 SMPTE170M, MPEG_RANGE = 6, 1  # what the colour conversion makes of RGB; without a word, receivers guess
 
 # encoder → options of FFmpeg. libx264: ultrafast with the deblocking filter, which costs a tenth of a
-# millisecond at 512×512 and gains 0.5 dB; at equal quality it takes 1.8 ms of a core where VP8 takes 4.8.
+# millisecond at 512×512 and gains 0.5 dB; at equal quality it takes 1.8 ms of a core where VP8 takes 4.8. The
+# bit rate is a ceiling (crf): beyond this quality more bits are more packets, which nobody would see.
 H264_OPTIONS: dict[str, dict[str, str]] = {
-    "libx264": {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "no-deblock=0:deblock=0,0"},
+    "libx264": {
+        "preset": "ultrafast",
+        "tune": "zerolatency",
+        "crf": "22",
+        "x264-params": "no-deblock=0:deblock=0,0",
+    },
     "h264_nvenc": {"preset": "p1", "tune": "ull", "zerolatency": "1", "forced-idr": "1", "rc": "cbr"},
 }
 VP8 = "vp8"
