@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from export.onnx import export_graphs, round_to_half
 from export.parity import LIMITS, REFERENCE, Material, compare, enforce, precision_of, refer
-from export.quantise import quantise_decoder
+from export.quantise import halve_decoder, quantise_decoder
 from mytalk.compose import hidden_mask
-from mytalk.engines import load_engine
-from mytalk.engines.bundle import FORMAT, GRAPHS, INT8_DECODER
+from mytalk.engines import ENGINES, load_engine
+from mytalk.engines.bundle import FORMAT, GRAPHS, HALF_DECODER, INT8_DECODER
 from mytalk.errors import BadInput, MyTalkError
 from mytalk.landmarks.layout import load_layout
 from mytalk.models.appearance import AppearanceConfig, AppearanceModel
@@ -114,6 +114,7 @@ def write_bundle(trained: Trained, steps: int, calibrate: Path | None, folder: P
     for model in models.values():
         round_to_half(model)
     export_graphs(trained.motion, trained.identity, trained.appearance, steps, folder)
+    halve_decoder(folder / "decode.onnx", folder / HALF_DECODER)
     parity = {}
     if calibrate is not None:
         int8 = quantise_decoder(trained.appearance, folder / "decode.onnx", folder / INT8_DECODER, calibrate)
@@ -140,7 +141,7 @@ def write_bundle(trained: Trained, steps: int, calibrate: Path | None, folder: P
             "appearance": asdict(trained.appearance.config),
         },
         "shapes": {graph: _shapes(folder / f"{graph}.onnx") for graph in GRAPHS},
-        "precisions": ["fp32", *(["int8"] if calibrate is not None else [])],
+        "precisions": ["fp32", "fp16", *(["int8"] if calibrate is not None else [])],
         "training": trained.runs,
         "commit": _commit(),
         "parity": parity,
@@ -175,4 +176,7 @@ def engines_for(to: str, precision: str, bundle_has_int8: bool) -> list[str]:
         raise BadInput("ONNX Runtime has no bf16 on a CPU: --to openvino has")
     if precision == "int8" and not bundle_has_int8:
         raise BadInput("int8 needs --calibrate FILE (a file of training.calibration)")
-    return list(dict.fromkeys(("onnx-fp32", f"{to}-{precision}")))
+    name = "tensorrt" if (to, precision) == ("tensorrt", "fp16") else f"{to}-{precision}"
+    if name not in ENGINES:
+        raise BadInput(f"--to {to} has no --precision {precision}; engines: {', '.join(ENGINES)}")
+    return list(dict.fromkeys(("onnx-fp32", "onnx-fp16", name)))

@@ -77,7 +77,7 @@ def load_cast(config: ServerConfig) -> FolderCast:
 
     _, threads = lanes_and_threads(config.lanes, config.threads, cores())
     engine = load_lasting_engine(config.engine, config.bundle, threads)
-    pictures = buckets_up_to(engine.batch)
+    pictures = buckets_up_to(max(engine.batch, config.session.hop_frames))
     took_s = warm_up(engine, pictures, faces=(1, ENCODE_BATCH))
     logger.info(
         "engine %s warmed up in %.1f s (motion, encoding, %s pictures at once)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,20 +13,39 @@ from mytalk.engines.bundle import has_amx_bf16, has_vnni
 from mytalk.errors import EngineFailed
 from tests.test_onnx_engine import job
 
-LIBRARIES = {"openvino": ("openvino", "[openvino]"), "torch": ("torch", "[train]")}
+LIBRARIES = {  # engine module → library, and what its sentence must hold
+    "openvino": ("openvino", "pip install -c constraints.txt -e '.[openvino]'"),
+    "torch": ("torch", "pip install -c constraints.txt -e '.[train]'"),
+    "tensorrt": ("torch_tensorrt", "pip install torch==2.13.0 torch-tensorrt==2.13.0"),
+}
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_missing_library_is_one_sentence_with_the_command(name, monkeypatch):
-    library, extra = LIBRARIES[name]
+    library, command = LIBRARIES[name]
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.delitem(sys.modules, f"mytalk.engines.{name}", raising=False)
     for known in ENGINES:
         if known.startswith(name):
             with pytest.raises(EngineFailed) as raised:
                 load_engine(known, default_bundle(), 1)
-            assert f"pip install -c constraints.txt -e '.{extra}'" in str(raised.value)
+            assert command in str(raised.value)
             assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["onnx-cuda", "onnx-cuda-fp32", "onnx-tensorrt"])
+def test_the_wrong_onnx_runtime_is_one_sentence_with_the_command(name, monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(EngineFailed, match="pip uninstall -y onnxruntime && pip install onnxruntime-gpu"):
+        load_engine(name, default_bundle(), 1)
+
+
+def test_a_card_that_is_not_there_is_one_sentence(small_bundle, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for name in ("torch-cuda", "torch-cuda-fp32"):
+        with pytest.raises(EngineFailed, match="torch sees no CUDA card"):
+            load_engine(name, small_bundle, 1)
+    assert load_engine("torch", small_bundle, 1).name == "torch-fp32"
 
 
 def test_what_a_cpu_is_fast_at_is_read_from_its_flags(tmp_path):
@@ -48,6 +68,12 @@ def test_an_engine_of_another_runtime_keeps_the_promises(name, small_bundle):
     np.testing.assert_array_equal(together[1].displacement, alone.displacement)
     np.testing.assert_array_equal(jobs[1].state.keys, before)
     assert together[0].state.known == 2
+    if engine.concurrent:
+        calls = [jobs[index % 3] for index in range(12)]
+        with ThreadPoolExecutor(3) as threads:
+            made = list(threads.map(lambda one: engine.motion([one])[0].displacement, calls))
+        for index, displacement in enumerate(made):
+            np.testing.assert_allclose(displacement, together[index % 3].displacement, atol=1e-6)
     with pytest.raises(EngineFailed, match="motion failed in"):
         engine.motion([job(engine, log_mel=np.zeros((5, 80), np.float32))])
 

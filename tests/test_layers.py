@@ -148,6 +148,11 @@ def runtime_faults(modules: list[Module]) -> list[str]:
             and any(inside(name, library) for name in imports(ast.parse(own.source), own.package))
         }
         engines = {name for name in users if inside(name, "mytalk.engines")}
+        if (
+            library == "torch"
+        ):  # what records its calls on a card, and what torch-tensorrt compiles, belong to it
+            engines -= {"mytalk.engines.cuda", "mytalk.engines.tensorrt"}
+            users -= {"mytalk.engines.cuda", "mytalk.engines.tensorrt"}
         if len(engines) > 1:
             faults.append(f"{library} is imported by several engines: {sorted(engines)}")
         faults += [f"{name}: imports {library}, an engine's" for name in sorted(users - engines)]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mytalk.engines import default_bundle, load_engine
-from mytalk.engines.bundle import has_vnni
+from mytalk.engines.bundle import GRAPHS, has_vnni
+from mytalk.engines.graphs import GraphEngine
 from mytalk.errors import BadInput, EngineFailed
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import load_layout
@@ -160,6 +161,57 @@ def test_unknown_engine_missing_or_altered_bundle_are_one_clear_line(tmp_path):
     (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
     with pytest.raises(EngineFailed, match="format 99"):
         load_engine("onnx", copy)
+
+
+def test_bound_memory_gives_the_same_as_a_plain_run(small_bundle):
+    """What cards use, with its memory on the CPU."""
+    from mytalk.engines.buckets import BucketRunner
+    from mytalk.engines.bundle import graph_path, half_path, read_manifest
+    from mytalk.engines.onnx import BoundRunner
+    from mytalk.engines.warm import Exercise
+
+    manifest = read_manifest(small_bundle)
+    plain = load_engine("onnx-fp16", small_bundle, 1)
+    paths = {name: graph_path(small_bundle, manifest, name, int8=False) for name in GRAPHS}
+    paths["decode"] = half_path(small_bundle, manifest)
+    runner = BoundRunner(paths, {name: [] for name in paths}, "cpu")
+    bound = GraphEngine("bound", plain.spec, plain._memory, BucketRunner(runner))
+    one, two = Exercise(plain, 5), Exercise(bound, 5)
+    for count in (1, 3, 5, 3):
+        np.testing.assert_array_equal(one.decode(count), two.decode(count))
+    np.testing.assert_allclose(one.motion().displacement, two.motion().displacement, atol=1e-6)
+    given = job(bound, 3)
+    expected, found = (which.motion([given])[0].displacement for which in (plain, bound))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    with pytest.raises(EngineFailed, match="failed in ONNX Runtime"):
+        bound.motion([job(bound, log_mel=np.zeros((5, 80), np.float32))])
+
+
+def test_tensorrt_gets_one_profile_and_a_folder_of_its_own(small_bundle, tmp_path):
+    from mytalk.engines.onnx import tensorrt_options
+
+    options = tensorrt_options(small_bundle / "decode_fp16.onnx", tmp_path)
+    assert "landmark_images:1x3x256x256,latents:1x" in options["trt_profile_min_shapes"]
+    assert "references:16x3x256x256x3" in options["trt_profile_max_shapes"]
+    other = tensorrt_options(small_bundle / "decode.onnx", tmp_path)
+    assert options["trt_engine_cache_path"] != other["trt_engine_cache_path"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EngineFailed, match="cannot be written"):
+        tensorrt_options(small_bundle / "decode.onnx", tmp_path / "file")
+
+
+def test_a_provider_that_does_not_open_is_an_error_and_not_a_slow_cpu(small_bundle):
+    from mytalk.engines.onnx import CUDA, _session
+
+    with pytest.raises(EngineFailed, match="cannot open CUDAExecutionProvider"):
+        _session(small_bundle / "identity.onnx", [(CUDA, {})], 1)
+
+
+def test_a_bundle_without_a_float16_decoder_says_so():
+    from mytalk.engines.bundle import half_path
+
+    with pytest.raises(EngineFailed, match="no float16 decoder"):
+        half_path(default_bundle(), {"files": {}})
 
 
 def test_a_runtime_failure_is_an_engine_failure(engine):

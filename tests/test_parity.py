@@ -21,7 +21,15 @@ from mytalk.errors import BadInput, EngineFailed, MyTalkError  # noqa: E402
 from mytalk.renderer import decode_landmarks  # noqa: E402
 from mytalk.tuned import TunedDecoder  # noqa: E402
 
-ENGINES = ("onnx-fp32", "onnx-int8", "torch-bf16", "openvino-fp32", "openvino-int8", "openvino-bf16")
+ENGINES = (
+    "onnx-fp32",
+    "onnx-fp16",
+    "onnx-int8",
+    "torch-bf16",
+    "openvino-fp32",
+    "openvino-int8",
+    "openvino-bf16",
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,7 @@ def test_an_engine_agrees_with_torch_on_speech_and_pictures(name, small_bundle, 
     assert engine.name == name
     found = compare(engine, material, reference)
     enforce(engine, found)
-    if name.endswith(("int8", "bf16")):
+    if not name.endswith("fp32"):
         assert found.picture_db < 90, "a reduced precision that changes nothing was not used"
 
 
@@ -89,7 +97,7 @@ def test_the_manifest_tells_what_was_proved(small_bundle, material, tmp_path):
     assert set(manifest["parity"]["engines"]) == {"onnx-fp32", "onnx-int8"}
     assert manifest["parity"]["landmark_px"] <= 0.01
     assert manifest["parity"]["int8_picture_db"] >= 36
-    assert manifest["precisions"] == ["fp32", "int8"]
+    assert manifest["precisions"] == ["fp32", "fp16", "int8"]
     assert manifest["training"]["motion"]["data"] == "random"
     given = {"landmark_images", "latents", "references", "flows"}
     assert set(manifest["shapes"]["decode"]["inputs"]) == given
@@ -131,7 +139,10 @@ def test_an_impossible_export_is_one_clear_line_and_leaves_nothing(tmp_path, cap
         assert complaint in error
         assert error.count("\n") == 1
     assert not (tmp_path / "made").exists()
-    assert engines_for("openvino", "int8", True) == ["onnx-fp32", "openvino-int8"]
+    assert engines_for("openvino", "int8", True) == ["onnx-fp32", "onnx-fp16", "openvino-int8"]
+    assert engines_for("tensorrt", "fp16", False)[-1] == "tensorrt"
+    with pytest.raises(BadInput, match="--to openvino has no --precision fp16"):
+        engines_for("openvino", "fp16", False)
     with pytest.raises(BadInput, match="parity needs"):
         load_material(chunks=100)
 

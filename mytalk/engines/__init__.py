@@ -19,7 +19,11 @@ logger = logging.getLogger(__name__)
 ENGINES = {
     "onnx": "mytalk.engines.onnx:load",  # int8 where the bundle has it and the CPU is fast at it
     "onnx-fp32": "mytalk.engines.onnx:load_fp32",
+    "onnx-fp16": "mytalk.engines.onnx:load_fp16",  # to check on a CPU what cards run
     "onnx-int8": "mytalk.engines.onnx:load_int8",
+    "onnx-cuda": "mytalk.engines.onnx:load_cuda",  # float16 where the bundle has it
+    "onnx-cuda-fp32": "mytalk.engines.onnx:load_cuda_fp32",
+    "onnx-tensorrt": "mytalk.engines.onnx:load_tensorrt",  # float16 where the bundle has it
     "openvino": "mytalk.engines.openvino:load",  # int8, bfloat16 or float32, by the CPU
     "openvino-fp32": "mytalk.engines.openvino:load_fp32",
     "openvino-bf16": "mytalk.engines.openvino:load_bf16",
@@ -27,14 +31,24 @@ ENGINES = {
     "torch": "mytalk.engines.torch:load",  # bfloat16 on a CUDA card, else float32
     "torch-fp32": "mytalk.engines.torch:load_fp32",
     "torch-bf16": "mytalk.engines.torch:load_bf16",
+    "torch-cuda": "mytalk.engines.torch:load_cuda",  # bfloat16, compiled, CUDA graphs
+    "torch-cuda-fp32": "mytalk.engines.torch:load_cuda_fp32",
+    "tensorrt": "mytalk.engines.tensorrt:load",  # float16, by torch-tensorrt
+    "tensorrt-bf16": "mytalk.engines.tensorrt:load_bf16",
 }
 # Who takes over when an engine fails for good, best first; those that are not installed are passed over.
 STAND_INS = ("onnx", "onnx-fp32", "openvino", "openvino-fp32", "torch-fp32")
-# engine module → what it needs and the extra of pyproject.toml that brings it
+_EXTRA = "pip install -c constraints.txt -e '.{}'"
+# engine module → what it needs and the command that brings it
 NEEDS = {
-    "mytalk.engines.onnx": ("ONNX Runtime", ""),
-    "mytalk.engines.openvino": ("OpenVINO", "[openvino]"),
-    "mytalk.engines.torch": ("PyTorch", "[train]"),
+    "mytalk.engines.onnx": ("ONNX Runtime", _EXTRA.format("")),
+    "mytalk.engines.openvino": ("OpenVINO", _EXTRA.format("[openvino]")),
+    "mytalk.engines.torch": ("PyTorch", _EXTRA.format("[train]")),
+    "mytalk.engines.tensorrt": (
+        "torch-tensorrt",
+        "pip install torch==2.13.0 torch-tensorrt==2.13.0 safetensors"
+        " (TensorRT 11.0 comes from NVIDIA's own index)",
+    ),
 }
 CHOICES = Path(__file__).resolve().parents[2] / ".cache" / "engines.json"  # what ``auto`` measured here
 
@@ -60,10 +74,8 @@ def load_engine(name: str, bundle: Path, threads: int | None = None) -> Engine:
     try:
         load = getattr(import_module(module), function)
     except ImportError as error:
-        library, extra = NEEDS[module]
-        raise EngineFailed(
-            f"the engine {name} needs {library}: pip install -c constraints.txt -e '.{extra}' ({error})"
-        ) from error
+        library, command = NEEDS[module]
+        raise EngineFailed(f"the engine {name} needs {library}: {command} ({error})") from error
     engine: Engine = load(bundle, threads)
     return engine
 

@@ -12,6 +12,7 @@ from mytalk.engines.graphs import Arrays, GraphRunner
 from mytalk.tuned import TunedDecoder
 
 BUCKETS = (1, 2, 4, 8, 16)
+CARD_BATCH = 8  # pictures of one call on a card, which is hardly busier with eight than with one
 
 
 def bucket_of(count: int) -> int:

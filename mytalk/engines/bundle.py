@@ -13,6 +13,7 @@ from mytalk.errors import EngineFailed
 
 GRAPHS = ("motion", "identity", "encode", "decode")
 INT8_DECODER = "decode_int8.onnx"
+HALF_DECODER = "decode_fp16.onnx"
 FORMAT = 1
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -68,6 +69,13 @@ def graph_path(bundle: Path, manifest: dict[str, Any], graph: str, *, int8: bool
     if INT8_DECODER not in manifest["files"]:
         raise EngineFailed(f"{bundle} holds no int8 decoder; use an engine of another precision")
     return bundle / INT8_DECODER
+
+
+def half_path(bundle: Path, manifest: dict[str, Any]) -> Path:
+    """The float16 decoder's ONNX file; raises ``EngineFailed`` if there is none."""
+    if HALF_DECODER not in manifest["files"]:
+        raise EngineFailed(f"{bundle} holds no float16 decoder; use an engine of another precision")
+    return bundle / HALF_DECODER
 
 
 def _cpu_has(flag: str, cpuinfo: Path) -> bool:

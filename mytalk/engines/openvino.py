@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,50 +24,74 @@ from mytalk.engines.bundle import (
 )
 from mytalk.engines.graphs import Arrays, GraphEngine
 from mytalk.engines.initialisers import tuned_file
+from mytalk.engines.survey import survey
 from mytalk.errors import EngineFailed
 from mytalk.tuned import TunedDecoder
 
 
-class OpenVinoRunner:
-    """``GraphRunner`` on OpenVINO's CPU plug-in."""
+class _Requests:
+    """A compiled graph, with as many requests as there were calls at the same time."""
 
-    concurrent = False  # an infer request belongs to one call at a time
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+
+    def __call__(self, given: Arrays) -> list[npt.NDArray[Any]]:
+        """Outputs of the graph; copies, since the next call reuses OpenVINO's own."""
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._compiled.create_infer_request()
+        try:
+            found = request.infer(given, share_inputs=True)
+            return [np.array(found[port]) for port in request.model_outputs]
+        finally:
+            self._idle.put(request)
+
+
+class OpenVinoRunner:
+    """``GraphRunner`` on OpenVINO's CPU plug-in; each of several calls at a time has a request of its own."""
+
+    concurrent = True
     batch = 1
 
     def __init__(self, paths: dict[str, Path], threads: int | None, *, bf16: bool) -> None:
-        """bf16: the per-frame decoder in bfloat16; all else is float32 (errors of motion would add up)."""
-        self._core, self._paths, self._threads, self._bf16 = openvino.Core(), paths, threads, bf16
-        self._graphs = {graph: self._request(str(path), graph) for graph, path in paths.items()}
-        self._tuned: WeakKeyDictionary[TunedDecoder, Any] = WeakKeyDictionary()
+        """threads: of one call, and the cores then take several calls at a time; None: one has all cores.
 
-    def _request(self, model: str | bytes, graph: str) -> Any:
+        bf16: the per-frame decoder in bfloat16; all else is float32 (errors of motion would add up).
+        """
+        self._core, self._paths, self._threads, self._bf16 = openvino.Core(), paths, threads, bf16
+        self._streams = 1 if threads is None else max(1, survey().cores // threads)
+        self._graphs = {graph: self._requests(str(path), graph) for graph, path in paths.items()}
+        self._tuned: WeakKeyDictionary[TunedDecoder, _Requests] = WeakKeyDictionary()
+
+    def _requests(self, model: str | bytes, graph: str) -> _Requests:
         half = self._bf16 and graph == "decode"
         config = {
             "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
             "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": str(self._streams),
             # Motion memory and latents are float32; the runtime must not shrink them on its own.
             "EXECUTION_MODE_HINT": "PERFORMANCE" if half else "ACCURACY",
         }
         if self._threads is not None:
-            config["INFERENCE_NUM_THREADS"] = str(self._threads)
+            config["INFERENCE_NUM_THREADS"] = str(self._threads * self._streams)
         try:
             read = self._core.read_model(model if isinstance(model, str) else io.BytesIO(model))
-            return self._core.compile_model(read, "CPU", config).create_infer_request()
+            return _Requests(self._core.compile_model(read, "CPU", config))
         except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
             raise EngineFailed(f"{self._paths[graph]} cannot be loaded: {first_line(error)}") from error
 
     def load_decoder(self, tuned: TunedDecoder) -> None:
         """Take up other weights for ``decode``."""
         if tuned not in self._tuned:
-            self._tuned[tuned] = self._request(tuned_file(self._paths["decode"], tuned), "decode")
+            self._tuned[tuned] = self._requests(tuned_file(self._paths["decode"], tuned), "decode")
 
     def run(self, graph: str, inputs: Arrays, tuned: TunedDecoder | None = None) -> list[npt.NDArray[Any]]:
-        """Outputs of a graph; copies, since the next call reuses OpenVINO's own."""
-        request = self._graphs[graph] if tuned is None else self._tuned[tuned]
+        """Outputs of a graph."""
+        requests = self._graphs[graph] if tuned is None else self._tuned[tuned]
         try:
-            given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-            found = request.infer(given, share_inputs=True)
-            return [np.array(found[port]) for port in request.model_outputs]
+            return requests({name: np.ascontiguousarray(array) for name, array in inputs.items()})
         except Exception as error:
             raise EngineFailed(f"{graph} failed in OpenVINO: {first_line(error)}") from error
 

@@ -1,7 +1,7 @@
 """The PyTorch engine: a bundle's safetensors in the modules they were trained as; on the CPU or a CUDA card.
 
 In float32 it is what every other engine is measured against (``export/parity.py``). Its CUDA path
-(channels-last bfloat16, ``torch.compile`` with CUDA graphs) has not been run yet: there was no card at hand.
+(channels-last bfloat16, ``torch.compile``, CUDA graphs: ``cuda.py``) has not been run yet: there was no card.
 """
 
 from __future__ import annotations
@@ -18,16 +18,28 @@ import torch
 from safetensors.torch import load_file
 
 from mytalk.compose import hidden_mask
+from mytalk.engines.buckets import BucketRunner
 from mytalk.engines.bundle import first_line, read_manifest, sizes
+from mytalk.engines.cuda import CudaRunner, need_card
 from mytalk.engines.graphs import Arrays, GraphEngine
 from mytalk.errors import EngineFailed, MyTalkError
-from mytalk.models.appearance import AppearanceConfig, AppearanceModel
+from mytalk.landmarks.normalise import CROP
+from mytalk.landmarks.warp import flow_shape
+from mytalk.models.appearance import (
+    BASE_CHANNELS,
+    REFERENCES,
+    WINDOW_COLUMNS,
+    WINDOW_ROWS,
+    AppearanceConfig,
+    AppearanceModel,
+)
+from mytalk.models.half import in_half
 from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmarks
 from mytalk.models.motion import MotionConfig, MotionModel
 from mytalk.models.streaming import AppearanceDecoder, AppearanceEncoders, StreamingHop
 from mytalk.tuned import TunedDecoder
 
-CUDA_BATCH = 8  # pictures of one call; a card is hardly busier with eight than with one
+Prepare = Callable[[torch.nn.Module], Callable[..., Any]]
 HOP_INPUTS = (
     "log_mel",
     "upper",
@@ -45,7 +57,6 @@ HOP_INPUTS = (
     "use_given",
 )
 INPUTS = {
-    "motion": HOP_INPUTS,
     "identity": ("landmarks",),
     "encode": ("references", "faces"),
     "decode": ("landmark_images", "latents", "references", "flows"),
@@ -78,85 +89,140 @@ def load_modules(bundle: Path, manifest: dict[str, Any]) -> dict[str, torch.nn.M
 
 
 class TorchRunner:
-    """``GraphRunner`` on torch modules."""
+    """``GraphRunner`` on torch modules, on the CPU."""
 
-    concurrent = False  # a recorded CUDA graph has one set of buffers
+    concurrent = False  # one call has all threads
+    batch = 1
 
-    def __init__(self, modules: dict[str, torch.nn.Module], device: str, *, bf16: bool) -> None:
-        """bf16: the per-frame decoder's convolutions in bfloat16 (channels-last); all else stays float32."""
-        self._device, self._bf16 = torch.device(device), bf16
-        self.batch = CUDA_BATCH if self._device.type == "cuda" else 1
-        self._calls: dict[str, Callable[..., Any]] = {}
-        for graph, module in modules.items():
-            module.eval().requires_grad_(requires_grad=False).to(self._device)
-            self._calls[graph] = module
-        self._decoder = modules["decode"]
-        self._calls["decode"] = self._ready_decoder(self._decoder)
+    def __init__(self, modules: dict[str, torch.nn.Module], prepare: Prepare) -> None:
+        """prepare: makes of the decoder what runs in its place."""
+        self._calls: dict[str, Callable[..., Any]] = {
+            graph: module.eval().requires_grad_(requires_grad=False) for graph, module in modules.items()
+        }
+        self._decoder, self._prepare = modules["decode"], prepare
+        self._calls["decode"] = prepare(self._decoder)
         self._tuned: WeakKeyDictionary[TunedDecoder, Callable[..., Any]] = WeakKeyDictionary()
-
-    def _ready_decoder(self, module: torch.nn.Module) -> Callable[..., Any]:
-        for weights in module.parameters():
-            if weights.ndim == 4:
-                weights.data = weights.data.contiguous(memory_format=torch.channels_last)
-        if self._device.type != "cuda":
-            return module
-        # One CUDA graph is recorded for each batch size that is met.
-        return torch.compile(module, mode="reduce-overhead", dynamic=False)
 
     def load_decoder(self, tuned: TunedDecoder) -> None:
         """Take up other weights for ``decode``."""
-        if tuned in self._tuned:
-            return
-        module = copy.deepcopy(self._decoder)
-        places = dict(module.named_parameters())
-        for name, tensor in tuned.tensors.items():
-            place = places.get(f"model.{name}")
-            if place is None or place.shape != tensor.shape:
-                raise EngineFailed(f"the decoder has no weights {name} of shape {list(tensor.shape)}")
-            place.copy_(torch.from_numpy(tensor.astype(np.float32)))
-        self._tuned[tuned] = self._ready_decoder(module)
+        if tuned not in self._tuned:
+            self._tuned[tuned] = self._prepare(with_weights(self._decoder, tuned))
 
     def run(self, graph: str, inputs: Arrays, tuned: TunedDecoder | None = None) -> list[npt.NDArray[Any]]:
         """Outputs of a graph."""
         call = self._calls[graph] if tuned is None else self._tuned[tuned]
         try:
-            given = [self._tensor(inputs[name]) for name in INPUTS[graph]]
-            half = self._bf16 and graph == "decode"
-            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=half):
+            given = [_tensor(inputs[name]) for name in inputs_of(graph)]
+            with torch.inference_mode():
                 found = call(*given)
             outputs = found if isinstance(found, tuple) else (found,)
-            return [output.cpu().numpy() for output in outputs]
-        except Exception as error:  # torch raises many classes, a compiled module more
+            return [output.numpy() for output in outputs]
+        except Exception as error:  # torch raises many classes
             raise EngineFailed(f"{graph} failed in torch: {first_line(error)}") from error
 
-    def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
-        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor
+
+def with_weights(module: torch.nn.Module, tuned: TunedDecoder) -> torch.nn.Module:
+    """A copy of the decoder with one person's weights; raises ``EngineFailed`` if they are another's."""
+    made = copy.deepcopy(module)
+    places = dict(made.named_parameters())
+    for name, tensor in tuned.tensors.items():
+        place = places.get(f"model.{name}")
+        if place is None or place.shape != tensor.shape:
+            raise EngineFailed(f"the decoder has no weights {name} of shape {list(tensor.shape)}")
+        place.copy_(torch.from_numpy(tensor.astype(np.float32)))
+    return made
 
 
-def _load(bundle: Path, threads: int | None, device: str, *, bf16: bool) -> GraphEngine:
+def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def inputs_of(graph: str) -> tuple[str, ...]:
+    """Names of a graph's inputs, in order."""
+    return INPUTS.get(graph, HOP_INPUTS)
+
+
+def _load(bundle: Path, threads: int | None, *, bf16: bool) -> GraphEngine:
     manifest = read_manifest(bundle)
     spec, memory = sizes(manifest, bundle)
     if threads is not None:
         torch.set_num_threads(threads)  # the library has one setting for the whole process
-    runner = TorchRunner(load_modules(bundle, manifest), device, bf16=bf16)
-    where = "" if device == "cpu" else f"-{device}"
-    return GraphEngine(f"torch{where}-{'bf16' if bf16 else 'fp32'}", spec, memory, runner)
+    runner = TorchRunner(load_modules(bundle, manifest), halving(torch.bfloat16 if bf16 else None))
+    return GraphEngine(f"torch-{'bf16' if bf16 else 'fp32'}", spec, memory, runner)
+
+
+def halving(dtype: torch.dtype | None) -> Prepare:
+    """What puts a decoder's convolutions into 16 bits; None: nothing does."""
+    return lambda module: module if dtype is None else in_half(module, dtype)
+
+
+def _load_cuda(bundle: Path, *, bf16: bool) -> GraphEngine:
+    need_card()
+    manifest = read_manifest(bundle)
+    spec, memory = sizes(manifest, bundle)
+    modules = modules_on_card(bundle, manifest)
+    halve = halving(torch.bfloat16 if bf16 else None)
+
+    def compiled(tuned: TunedDecoder | None) -> Any:
+        module = modules["decode"] if tuned is None else with_weights(modules["decode"], tuned)
+        # CudaRunner records the graphs: torch.compile's own are tied to the thread that made them, and a
+        # server warms up in another thread than it serves from.
+        return torch.compile(halve(module), mode="max-autotune-no-cudagraphs", dynamic=False)
+
+    runner = BucketRunner(CudaRunner(modules, inputs_of, compiled))
+    return GraphEngine(f"torch-cuda-{'bf16' if bf16 else 'fp32'}", spec, memory, runner)
+
+
+def modules_on_card(bundle: Path, manifest: dict[str, Any]) -> dict[str, torch.nn.Module]:
+    """``load_modules`` on the card, exact in float32: TF32 would take motion out of its limits."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True  # shapes are few and fixed
+    return {
+        graph: module.eval().requires_grad_(requires_grad=False).to("cuda")
+        for graph, module in load_modules(bundle, manifest).items()
+    }
+
+
+def decoder_example(module: torch.nn.Module, batch: int) -> tuple[torch.Tensor, ...]:
+    """Inputs of the decoder, of so many pictures, where its weights are."""
+    device = next(module.parameters()).device
+    model: Any = module.get_submodule("model")
+    app: int = model.config.app
+    return (
+        torch.zeros(batch, 3, CROP, CROP, device=device),
+        torch.zeros(
+            batch,
+            app + BASE_CHANNELS,
+            WINDOW_ROWS[1] - WINDOW_ROWS[0],
+            WINDOW_COLUMNS[1] - WINDOW_COLUMNS[0],
+            device=device,
+        ),
+        torch.zeros(batch, REFERENCES, CROP, CROP, 3, dtype=torch.uint8, device=device),
+        torch.zeros(batch, REFERENCES, 2, *flow_shape(), device=device),
+    )
 
 
 def load(bundle: Path, threads: int | None) -> GraphEngine:
     """bfloat16 on a CUDA card, else float32 on the CPU; see ``mytalk.engines.load_engine``."""
-    cuda = torch.cuda.is_available()
-    return _load(bundle, threads, "cuda" if cuda else "cpu", bf16=cuda)
+    return load_cuda(bundle, threads) if torch.cuda.is_available() else load_fp32(bundle, threads)
 
 
 def load_fp32(bundle: Path, threads: int | None) -> GraphEngine:
     """Load the bundle in float32 on the CPU: the reference of every parity figure."""
-    return _load(bundle, threads, "cpu", bf16=False)
+    return _load(bundle, threads, bf16=False)
 
 
 def load_bf16(bundle: Path, threads: int | None) -> GraphEngine:
     """Load the bundle with its decoder in bfloat16 on the CPU (emulated and slow where it has none)."""
-    return _load(bundle, threads, "cpu", bf16=True)
+    return _load(bundle, threads, bf16=True)
+
+
+def load_cuda(bundle: Path, _threads: int | None) -> GraphEngine:
+    """Load the bundle on the card, its decoder in bfloat16; ``EngineFailed`` where there is no card."""
+    return _load_cuda(bundle, bf16=True)
+
+
+def load_cuda_fp32(bundle: Path, _threads: int | None) -> GraphEngine:
+    """Load the bundle on the card in float32."""
+    return _load_cuda(bundle, bf16=False)
