@@ -31,6 +31,7 @@ from server.idle_reel import IdleReel
 from server.metrics import Metrics
 from server.overseer import Overseer
 from server.sessions import Sessions
+from server.udp_ports import PortRange, loop_with_ports
 from server.uploads import Uploads
 from server.video_encoder import VP8, choose
 from server.worker import Worker
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None, load: Callable[[ServerConfig], Cast]
             tls = _tls(config)
             check_page()
             cast = (load or load_cast)(config)
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=_loop_factory(config.udp_ports)) as runner:
                 runner.run(_serve(config, cast, listener, tls))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -254,13 +255,13 @@ def _tls(config: ServerConfig) -> ssl.SSLContext | None:
     return context
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
+def _loop_factory(ports: PortRange | None) -> Callable[[], asyncio.AbstractEventLoop]:
+    kind: type[asyncio.AbstractEventLoop] = asyncio.SelectorEventLoop
+    with contextlib.suppress(ImportError):
         import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
+
+        kind = uvloop.Loop
+    return kind if ports is None else loop_with_ports(kind, ports)
 
 
 def _set_up_logging() -> None:

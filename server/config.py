@@ -16,6 +16,7 @@ from mytalk.config import SessionConfig
 from mytalk.engines import default_bundle
 from mytalk.errors import MyTalkError
 from server.origin import is_origin
+from server.udp_ports import PORTS_PER_SESSION, PortRange, parse_ports
 from server.upload_config import UploadConfig
 from server.video_encoder import ENCODERS
 
@@ -47,6 +48,7 @@ class ServerConfig:
     max_sessions: people served at once; the next one gets 503. admit_all: up to that number let everybody
         in, also those who would not fit by what sessions were measured to cost.
     stun: STUN server URLs for sessions beyond the local network; none by default.
+    udp_ports: UDP ports that WebRTC may use, None = any free one.
     video_bits_per_s: start bit rate of the video, and its ceiling is twice that.
     video_encoder: ``libx264`` or ``h264_nvenc`` (H.264), or ``vp8``; ``auto`` takes what works, a card
         first. A client that lacks the codec gets the other one.
@@ -76,6 +78,7 @@ class ServerConfig:
     max_sessions: int = 4
     admit_all: bool = False
     stun: tuple[str, ...] = ()
+    udp_ports: PortRange | None = None
     video_bits_per_s: int = 2_000_000
     video_encoder: str = "auto"
     max_body_bytes: int = 256 * 1024
@@ -107,6 +110,11 @@ class ServerConfig:
                 "deadlines must be above 0 seconds",
             ),
             (not self.actors, "actors names no folder"),
+            (
+                self.udp_ports is not None and len(self.udp_ports) < PORTS_PER_SESSION * self.max_sessions,
+                f"udp_ports: {self.udp_ports} are {len(self.udp_ports or ())} ports,"
+                f" and {self.max_sessions} sessions need {PORTS_PER_SESSION * self.max_sessions}",
+            ),
             ((self.cert_file is None) != (self.key_file is None), "cert-file and key-file belong together"),
             (
                 not all(map(is_origin, self.allow_origin)),
@@ -201,6 +209,8 @@ _PATHS = {"bundle", "cache", "cert_file", "key_file"}
 def _value(name: str, value: Any) -> Any:
     if name in _TABLES:
         return _table(name, value)
+    if name == "udp_ports":
+        return _ports(value)
     if name in _INTEGERS and (isinstance(value, bool) or not isinstance(value, int)):
         raise ConfigError(f"{name} must be a whole number, not {value!r}")
     if name in _SECONDS and (isinstance(value, bool) or not isinstance(value, int | float)):
@@ -216,6 +226,15 @@ def _value(name: str, value: Any) -> Any:
     if name not in _INTEGERS | _SECONDS | _SWITCHES and not isinstance(value, str):
         raise ConfigError(f"{name} must be a string, not {value!r}")
     return value
+
+
+def _ports(value: Any) -> PortRange:
+    if not isinstance(value, str):
+        raise ConfigError(f"udp_ports must be a string, not {value!r}")
+    try:
+        return parse_ports(value)
+    except ValueError as error:
+        raise ConfigError(f"udp_ports: {error}") from error
 
 
 def _table(name: str, value: Any) -> Any:
@@ -316,6 +335,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what encodes the video: {', '.join(ENCODERS)} (default auto: a card's encoder, or libx264)",
     )
     parser.add_argument("--stun", action="append", metavar="URL", help="STUN server, as stun:host:port")
+    parser.add_argument(
+        "--udp-ports", metavar="LOW-HIGH", help="UDP ports that WebRTC may use (default: any free one)"
+    )
     parser.add_argument(
         "--config", type=Path, metavar="TOML", help="file of settings; the flags above win over it"
     )
