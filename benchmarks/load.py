@@ -148,6 +148,9 @@ def step_figures(span: Span, viewers: list[Viewer], begin_s: float, before: list
         "server_cores": round(span.server_cpu_s / span.seconds, 3),
         "client_cores": round(span.client_cpu_s / span.seconds, 3),
         "cpu_ms_per_picture": {part: round(1000 * s / frames, 3) for part, s in cpu_by_part(span).items()},
+        "send_us_per_packet": round(
+            1e6 * span.figures.get("cpu send", 0.0) / max(1.0, span.figures.get("packets", 0.0)), 1
+        ),
         "packets_per_s": round(span.figures.get("packets", 0.0) / span.seconds, 1),
         "decoded": viewers[0].decoded if viewers else 0,
         "frame_size": viewers[0].size if viewers else None,

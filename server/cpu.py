@@ -11,14 +11,13 @@ from aiortc.rtcdtlstransport import RTCDtlsTransport
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-# part ← first word of the name of its threads; encoding runs in the event loop's own pool, which
-# uvloop leaves without a name
+# part ← first word of the name of its threads; encoding runs in the event loop's own pool (aiortc's choice)
 PARTS = {
     "MainThread": "event_loop",
     "device": "lanes",
     "draw": "lanes",
     "asyncio": "encode",
-    "ThreadPoolExecutor-0": "encode",
+    "uvloop": "encode",
 }
 
 
