@@ -29,7 +29,7 @@ from clients.headless.errors import ClientError, Refused
 
 SETTLE_S = 2.0  # from the first spoken picture of all sessions to the start of the measurement
 LATE_PCT = 1.0  # more late pictures than this: so many sessions are too many
-PICTURES_PER_S = 25
+QUIET_TIMEOUT_S, QUIET_EVERY_S, QUIET_RUN, QUIET_CORES = 240.0, 0.5, 4, 0.05
 STAGES = ("motion", "draw", "decode", "paste")
 PARTS = (*STAGES, "encode", "send", "event_loop", "other", "client")  # order of tables and plots
 MOST_STEP_S = 100.0  # the server holds two minutes of unplayed speech
@@ -98,6 +98,21 @@ class Span:
     server_cpu_s: float
     client_cpu_s: float
     level: int = 0  # of degradation, at the end
+
+
+def wait_until_quiet(pid: int, timeout_s: float = QUIET_TIMEOUT_S) -> bool:
+    """Wait until a process does next to nothing for two seconds; False when it never does.
+
+    A server that has just started renders and encodes the idle loops of its actors, quickly while nobody
+    looks on and hardly at all while somebody does.
+    """
+    deadline_s, calm = time.monotonic() + timeout_s, 0
+    while calm < QUIET_RUN and time.monotonic() < deadline_s:
+        before_s = cpu_seconds(pid) or 0.0
+        time.sleep(QUIET_EVERY_S)
+        used = ((cpu_seconds(pid) or 0.0) - before_s) / QUIET_EVERY_S
+        calm = calm + 1 if used < QUIET_CORES else 0
+    return calm >= QUIET_RUN
 
 
 class Meter:
@@ -257,6 +272,8 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Start a server and measure it."""
     with ServerProcess(server_arguments(args)) as server:
         allow_loopback(server.url)
+        if not wait_until_quiet(server.pid):
+            console.print("the server never was quiet: idle loops may still be in the making")
         with urllib.request.urlopen(f"{server.url}/healthz", timeout=10) as response:
             health = json.load(response)
         report = asyncio.run(measure(args, server.url, server.pid, console))

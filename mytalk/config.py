@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from mytalk.errors import BadInput
 
@@ -73,6 +73,12 @@ class SessionConfig:
             raise BadInput("ahead_frames must be at least twice hop_frames", "bad_config")
         if self.live_backlog_s < self.live_delay_s + self.live_slack_s:
             raise BadInput("live_backlog_s must be at least live_delay_s + live_slack_s", "bad_config")
+
+    def with_hop(self, factor: int, most_tokens: int) -> SessionConfig:
+        """The same with ``factor`` times the hop, unless the engine or ``ahead_frames`` cannot take it."""
+        hop = self.hop_frames * factor
+        fits = hop + self.lookahead_frames <= most_tokens and 2 * hop <= self.ahead_frames
+        return replace(self, hop_frames=hop) if fits else self
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> SessionConfig:

@@ -83,7 +83,7 @@ class TalkSession:
         self._closing: Closing | None = None
         self._flight: _Flight | None = None
         self._starved_slots = 0
-        self._picture_every = 1
+        self._picture_every, self._pushed_config = 1, config
         self._events = EventLog(MAX_EVENTS)
 
     # -- speech comes in -------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class TalkSession:
             actor=self._actor,
             spec=self._spec,
             initial_state=self._initial_state,
-            config=self._config,
+            config=self._config if live else self._pushed_config,
         )
 
     def _moment(self) -> Moment:
@@ -149,11 +149,16 @@ class TalkSession:
         self._close_mouth()
         return played
 
-    def make_pictures(self, every: int) -> None:
-        """From the next hop on, make one picture of ``every`` frames and repeat it for the others; 1: all."""
-        if every < 1:
-            raise BadInput(f"one picture of {every} frames cannot be made", "bad_config")
-        self._picture_every = every
+    def economise(self, *, hop_factor: int, picture_every: int) -> None:
+        """Do with less work from now on; 1, 1: all that was asked for.
+
+        hop_factor: pushed utterances that begin later make motion for so many times more frames at once, if
+        the engine can; live ones have no time for it. picture_every: one picture of so many frames is made.
+        """
+        if min(hop_factor, picture_every) < 1:
+            raise BadInput("hop_factor and picture_every must be at least 1", "bad_config")
+        self._picture_every = picture_every
+        self._pushed_config = self._config.with_hop(hop_factor, self._spec.tokens)
 
     def close(self) -> None:
         """Let go of everything; idempotent. Nothing comes out afterwards."""

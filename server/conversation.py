@@ -111,7 +111,7 @@ class Conversation:
 
     def degrade(self, level: Level) -> None:
         """Serve it at this level from now on."""
-        self._session.make_pictures(level.picture_every)
+        self._session.economise(hop_factor=level.hop_factor, picture_every=level.picture_every)
 
     def begin_media(self) -> None:
         """The peer is connected: slices go to the tracks from now on (before, nobody would fetch them)."""

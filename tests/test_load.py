@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,15 @@ def test_wrong_numbers_are_refused(wrong: list[str], capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         load.main(wrong)
     assert "--seconds must be 2" in capsys.readouterr().err
+
+
+def test_it_waits_until_a_process_is_quiet() -> None:
+    burn = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", burn]) as process:
+        try:
+            begin = time.monotonic()
+            assert not load.wait_until_quiet(process.pid, timeout_s=1.0)
+            assert load.wait_until_quiet(process.pid, timeout_s=60.0)
+            assert time.monotonic() - begin > 1.5
+        finally:
+            process.kill()

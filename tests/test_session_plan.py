@@ -218,11 +218,11 @@ def test_a_closing_mouth_runs_dry_at_its_first_missing_picture() -> None:
 
 def test_every_second_picture_is_repeated_on_demand_and_not_late() -> None:
     pump = make_pump()
-    with pytest.raises(BadInput, match="cannot be made"):
-        pump.session.make_pictures(0)
+    with pytest.raises(BadInput, match="at least 1"):
+        pump.session.economise(hop_factor=1, picture_every=0)
     push(pump, voice(4.0))
     whole = [piece for piece in pump.run(30) if piece.speech_sample is not None]
-    pump.session.make_pictures(2)
+    pump.session.economise(hop_factor=1, picture_every=2)
     pump.run(12)  # what is planned already comes as it was planned
     made = len(pump.frames)
     half = [piece for piece in pump.run(10) if piece.speech_sample is not None]
@@ -234,6 +234,35 @@ def test_every_second_picture_is_repeated_on_demand_and_not_late() -> None:
     assert len(set(shown)) in (5, 6)
     assert pump.session.stats().repeated >= 5
     assert [piece.slack_s is None for piece in half].count(True) == 5
-    pump.session.make_pictures(1)
+    pump.session.economise(hop_factor=1, picture_every=1)
     pump.run(12)
     assert pump.session.stats().late == 0
+
+
+def test_pushed_speech_that_begins_later_gets_the_larger_hop_and_a_microphone_does_not() -> None:
+    def hops(live: bool, factor: int) -> set[int]:
+        pump = recording_pump()
+        pump.session.economise(hop_factor=factor, picture_every=1)
+        pump.session.receive_speech(voice(1.0), 48_000, now=pump.clock.now, live=live)
+        pump.session.end_of_speech(pump.clock.now)
+        pieces = pump.seconds(2.0)
+        assert sum(piece.speech_sample is not None for piece in pieces) >= 25
+        assert not any(piece.late for piece in pieces)
+        return {job.hop for job in jobs_of(pump)}
+
+    assert hops(live=False, factor=1) == {2}
+    assert hops(live=False, factor=2) == {4}
+    assert hops(live=False, factor=4) == {2}, "eight frames and one more are too many for the engine"
+    assert hops(live=True, factor=2) == {2}
+
+
+def test_an_utterance_keeps_the_hop_that_it_began_with() -> None:
+    pump = recording_pump()
+    push(pump, voice(2.0))
+    pump.run(10)
+    pump.session.economise(hop_factor=2, picture_every=1)
+    push(pump, voice(1.0))
+    pump.seconds(5.0)
+    found = [job.hop for job in jobs_of(pump)]
+    assert found == sorted(found)
+    assert set(found) == {2, 4}
