@@ -81,6 +81,11 @@ def test_calls_at_the_same_time_do_not_disturb_each_other(engine: Engine, folder
     np.testing.assert_array_equal(np.stack(beside), np.stack(alone))
 
 
+def test_torch_calls_at_the_same_time_do_not_disturb_each_other(folders: list[Path]) -> None:
+    torch = load_engine("torch-fp32", default_bundle(), 1)
+    test_calls_at_the_same_time_do_not_disturb_each_other(torch, folders)
+
+
 def test_time_is_shared_out_by_pictures_and_spread_is_used(folders: list[Path]) -> None:
     fake = fitting_engine()
     artists = renderers(fake, folders)

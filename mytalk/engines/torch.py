@@ -91,7 +91,7 @@ def load_modules(bundle: Path, manifest: dict[str, Any]) -> dict[str, torch.nn.M
 class TorchRunner:
     """``GraphRunner`` on torch modules, on the CPU."""
 
-    concurrent = False  # one call has all threads
+    concurrent = True  # modules keep no state, and a call uses the threads of its own thread
     batch = 1
 
     def __init__(self, modules: dict[str, torch.nn.Module], prepare: Prepare) -> None:
