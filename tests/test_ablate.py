@@ -130,7 +130,11 @@ def test_unseen_clips_alone_need_no_videos_and_no_export(tmp_path, monkeypatch, 
     assert "give --clips" in capsys.readouterr().err
     assert main([*given, "--unseen-only"]) == 0
     assert {module for module, _ in commands.given} == {"training.appearance"}
+    assert main([*given, "--unseen-only", "--rows", "huge"]) == 1
+    assert "known are masked_multi, full_single" in capsys.readouterr().err
+    assert main([*given, "--unseen-only", "--rows", "full_single"]) == 0
     told = json.loads((tmp_path / "out" / "references.json").read_text())
+    assert [row["references"] for row in told["rows"]] == ["masked_multi", "full_single"]
     assert set(told["rows"][0]["mean"]) == set(held_out_pictures.KEYS)
 
 

@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,15 @@ def layout(ablation: Ablation, ours: list[Measured], again: tuple[int, Measured]
     return table
 
 
+def with_rows(ablation: Ablation, values: list[str] | None) -> Ablation:
+    """The ablation's first row and those of ``values`` (None: all); ``BadInput`` for a value it has not."""
+    known = [variant.value for variant in ablation.variants]
+    if unknown := sorted(set(values or []) - set(known)):
+        raise BadInput(f"--rows {unknown[0]}: known are {', '.join(known)}")
+    first, *others = ablation.variants
+    return replace(ablation, variants=(first, *(v for v in others if values is None or v.value in values)))
+
+
 def about(ablation: Ablation, args: argparse.Namespace) -> dict[str, Any]:
     """What the rows have in common: the first row's run, the clips, the fixed part."""
     run = folder_of(ablation, ablation.variants[0], None, args.out) / "run" / LAST
@@ -313,6 +322,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, tables in (("identity", "5 and 6"), ("appearance", "5 and 6"), ("motion", "7")):
         text = f"run of training.{name}, or a bundle (Tables {tables}; default: the one that ships)"
         p.add_argument(f"--{name}", type=Path, default=shipped, help=text)
+    p.add_argument("--rows", nargs="+", metavar="VALUE", help="variants beside the first (default: all)")
     p.add_argument("--steps", type=int, help="optimiser steps of each variant, over the file's")
     p.add_argument("--minutes", type=float, help="most training time of each variant")
     p.add_argument("--again", type=int, metavar="SEED", help="the first row once more with this seed")
@@ -329,7 +339,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         check(args)
-        table = tabulate(ABLATIONS[args.ablation], args)
+        table = tabulate(with_rows(ABLATIONS[args.ablation], args.rows), args)
     except (MyTalkError, OSError) as error:
         print(f"training.ablate: {error}", file=sys.stderr)
         return 1
