@@ -105,7 +105,7 @@ def measure(trainer: str, args: argparse.Namespace, folder: Path) -> dict[str, A
         "size": args.size,
         "parameters": weights,
         "frames_per_step": (training.frames - frames) // args.steps,
-        "frames_per_s": round((training.frames - frames) / passed, 2),
+        "frames_per_s": float(f"{(training.frames - frames) / passed:.4g}"),
         "step_s": round(passed / args.steps, 4),
         "step_cpu_s": round(busy / args.steps, 4),
         "precision": str(getattr(precision_of(task.runner, fabric.device.type), "precision", "32-true")),
