@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -62,7 +63,7 @@ class ServerProcess:
         return self._process.pid
 
     def __enter__(self) -> ServerProcess:
-        """Start and wait until ``/healthz`` answers."""
+        """Start and wait until ``/healthz`` answers and no actor is being prepared, which would disturb."""
         self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=self._log, stderr=subprocess.STDOUT)
         try:
             self._wait_until_healthy()
@@ -105,8 +106,10 @@ class ServerProcess:
                 words = self.log().strip().splitlines() or ["(it said nothing)"]
                 raise ServerFailed(f"the server ended with status {self._process.returncode}: {words[-1]}")
             try:
-                with urllib.request.urlopen(f"{self.url}/healthz", timeout=2):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
+                with urllib.request.urlopen(f"{self.url}/healthz", timeout=2) as answer:
+                    if not json.load(answer).get("preparing"):
+                        return
+            except (urllib.error.URLError, OSError, ValueError):
+                pass
+            time.sleep(0.1)
         raise ServerFailed(f"the server was not healthy within {START_S:.0f} s")

@@ -100,6 +100,7 @@ class Server:
         lanes, _ = lanes_and_threads(config.lanes, config.threads, cores())
         self._device = Device(cast, lanes)
         self._worker = Worker(time.monotonic, self._device.plan)
+        self._preloading: asyncio.Task[None] | None = None
         self._actors = ActorPool(
             cast,
             self._worker,
@@ -139,13 +140,14 @@ class Server:
         )
 
     async def startup(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """Load the actors, then accept connections."""
+        """Load the actor who speaks by default, then accept connections; others are loaded meanwhile."""
         actor = self._default_actor
         if actor not in self._actors.names:
             raise ConfigError(f"no actor {actor!r}; there are: {', '.join(self._actors.names)}")
         await asyncio.to_thread(self._uploads.clean)
         self._worker.start()
         await self._actors.preload(actor)
+        self._preloading = asyncio.create_task(self._actors.preload_others(actor), name="other actors")
         self._overseer.start(self._sessions.conversations)
         await self._runner.setup()
         try:
@@ -161,6 +163,9 @@ class Server:
                 await self._overseer.close()
                 await self._uploads.close()
                 await self._runner.cleanup()
+                if self._preloading is not None:
+                    self._preloading.cancel()
+                    await asyncio.gather(self._preloading, return_exceptions=True)
                 await self._actors.close()
                 await self._worker.close()
                 self._device.close()

@@ -148,12 +148,21 @@ class ActorPool:
             task.cancel()
         await asyncio.gather(*every, return_exceptions=True)
 
-    async def preload(self, first: str) -> None:
-        """Load ``first`` and as many others as are kept; ``first`` stays for good.
+    @property
+    def preparing(self) -> list[str]:
+        """Actors that are being loaded, or whose idle pictures are not all there."""
+        idle = [name for name, loaded in self._loaded.items() if not loaded.idle.done()]
+        return sorted({*self._loading, *idle})
 
-        A broken one among the others is told in the log, and to who asks for it.
-        """
+    async def preload(self, first: str) -> None:
+        """Load ``first``, which stays for good."""
         await self.take(first)
+
+    async def preload_others(self, first: str) -> None:
+        """Load as many others as are kept, between the sessions' jobs.
+
+        A broken one is told in the log, and to who asks for it.
+        """
         others = [name for name in self.names if name not in (first, TESTCARD)]
         for name in others[: self._capacity - 1]:
             try:

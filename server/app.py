@@ -174,6 +174,7 @@ class Routes:
                 "max_sessions": self._config.max_sessions,
                 "engine": self._actors.cast.engine_name,
                 "actors": self._actors.names,
+                "preparing": self._actors.preparing,
                 "version": __version__,
             }
         )

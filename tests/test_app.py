@@ -41,6 +41,7 @@ async def test_health_and_actors() -> None:
         status, health, _ = await ask(url, "GET", "/healthz")
         assert status == 200
         assert health.pop("version")
+        assert set(health.pop("preparing")) <= {"ada", "bob"}
         assert health == {
             "status": "ok",
             "sessions": 0,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -131,11 +133,18 @@ def test_a_server_process_is_started_measured_and_stopped() -> None:
     script = (
         "import http.server, sys\n"
         "class H(http.server.BaseHTTPRequestHandler):\n"
-        "    def do_GET(self): self.send_response(200); self.end_headers()\n"
+        "    asked = 0\n"
+        "    def do_GET(self):\n"
+        "        H.asked += 1\n"
+        "        busy = b'[]' if H.asked > 2 else b'[\"ada\"]'\n"
+        "        self.send_response(200); self.end_headers()\n"
+        '        self.wfile.write(b\'{"asked": %d, "preparing": %s}\' % (H.asked, busy))\n'
         "http.server.HTTPServer(('127.0.0.1', int(sys.argv[4])), H).serve_forever()\n"
     )
     server = ServerProcess(command=[sys.executable, "-c", script])
     with server:
+        with urllib.request.urlopen(server.url) as answer:
+            assert json.load(answer)["asked"] == 4, "it was waited for until nothing was prepared any more"
         used = cpu_seconds(server.pid)
         assert used is None or used >= 0
         started = time.monotonic()

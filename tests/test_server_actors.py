@@ -80,7 +80,12 @@ async def test_preload_fills_the_memory_and_keeps_the_first(worker: Worker) -> N
     cast = BigCast()
     pool = pool_of(cast, worker, 3)
     await pool.preload("cy")
+    assert cast.reads == ["cy"], "others are not waited for"
+    await pool.preload_others("cy")
     assert cast.reads == ["cy", "ada", "bob"]
+    async with asyncio.timeout(5):
+        while pool.preparing:
+            await asyncio.sleep(0.01)
 
 
 async def test_preload_goes_on_after_a_broken_actor(worker: Worker) -> None:
@@ -88,6 +93,7 @@ async def test_preload_goes_on_after_a_broken_actor(worker: Worker) -> None:
     cast.broken = ("ada",)
     pool = pool_of(cast, worker, 3)
     await pool.preload("cy")
+    await pool.preload_others("cy")
     assert cast.reads == ["cy", "bob"]
 
 
@@ -153,7 +159,9 @@ async def test_an_actor_larger_than_the_memory_is_refused_for_good(worker: Worke
 
 async def test_preload_stops_at_the_memory(worker: Worker) -> None:
     cast = BigCast()
-    await pool_of(cast, worker, 4, memory_bytes=2500).preload("cy")
+    pool = pool_of(cast, worker, 4, memory_bytes=2500)
+    await pool.preload("cy")
+    await pool.preload_others("cy")
     assert cast.reads == ["cy", "ada"]
 
 
