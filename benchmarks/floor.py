@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from mytalk.engines.bundle import motion_graph, read_manifest, sizes
+from mytalk.speech import MEL_FRAMES_PER_FRAME
 
 OPSET = 20
 LAYERS = 6  # of a network that measures the peak, so that handing over its input does not count
 CONVOLUTIONS = ((64, 64), (128, 64), (256, 32))  # (channels, side): the shapes that decoders are made of
 MATRIX = 1024  # side of the matrices in a product
+
+
+def hop_macs(bundle: Path, tokens: int) -> dict[str, int]:
+    """Multiply-adds of a hop of so many tokens with the bundle's default number of diffusion steps."""
+    manifest = read_manifest(bundle)
+    spec, _ = sizes(manifest, bundle)
+    heard = spec.mel_frames - (spec.tokens - tokens) * MEL_FRAMES_PER_FRAME
+    graph = motion_graph(spec.steps)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    # The graph's sizes are free and computed in it: ONNX Runtime works them out when they are given.
+    told = manifest["shapes"][graph]["inputs"]["log_mel"][1]
+    for name, size in (("batch", 1), ("tokens", tokens), (told, heard)):
+        options.add_free_dimension_override_by_name(name, size)
+    with tempfile.TemporaryDirectory() as folder:
+        fixed = Path(folder) / "fixed.onnx"
+        options.optimized_model_filepath = str(fixed)
+        onnxruntime.InferenceSession(str(bundle / f"{graph}.onnx"), options, ["CPUExecutionProvider"])
+        return count_macs(fixed)
 
 
 def count_macs(path: Path) -> dict[str, int]:

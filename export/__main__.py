@@ -1,4 +1,4 @@
-"""Trained checkpoints → a bundle that engines serve, proved equal to torch; "check DIR" proves it again."""
+"""Trained checkpoints → a bundle that engines serve, proved equal to torch; "check", "update" a bundle."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ import importlib.util
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
-from export.bundle import engines_for, load_trained, prove, write_bundle
+from export.bundle import (
+    Steps,
+    engines_for,
+    load_trained,
+    prove,
+    retired_files,
+    update_bundle,
+    write_bundle,
+)
 from export.parity import (
     ACTOR,
     LIMITS,
@@ -25,7 +34,7 @@ from export.parity import (
     refer,
 )
 from mytalk.engines import ENGINES, load_engine
-from mytalk.engines.bundle import read_manifest
+from mytalk.engines.bundle import INT8_DECODER, read_manifest
 from mytalk.errors import BadInput, EngineFailed, MyTalkError
 
 TARGETS = ("onnx", "openvino", "tensorrt")
@@ -65,23 +74,44 @@ def export(args: argparse.Namespace) -> str:
         engines.append("onnx-int8")  # the file is in the bundle, so it has to be right
     material = load_material(args.speech, args.actor)
     trained = load_trained(motion, appearance)
+    steps = Steps(args.steps, tuple(sorted({*args.step_counts, args.steps})))
+    _make(args.out, lambda folder: write_bundle(trained, steps, args.calibrate, folder), engines, material)
+    return _told(args.out)
+
+
+def _make(out: Path, write: Callable[[Path], None], engines: list[str], material: Material) -> None:
+    """Write a bundle, prove it, and only then put its files into ``out``."""
     try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=args.out.parent) as temporary:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
             folder = Path(temporary)
             with Console(stderr=True).status("exporting, some minutes ...") as status:
-                write_bundle(trained, args.steps, args.calibrate, folder)
+                write(folder)
                 status.update(f"comparing {', '.join(engines)} with {REFERENCE} ...")
                 prove(folder, engines, material)
-            args.out.mkdir(exist_ok=True)
+            out.mkdir(exist_ok=True)
             for path in folder.iterdir():
-                shutil.move(str(path), args.out / path.name)
+                shutil.move(str(path), out / path.name)
     except OSError as error:
-        raise BadInput(f"{args.out}: cannot be written ({error.strerror})") from error
-    size = sum(path.stat().st_size for path in args.out.iterdir()) / 1e6
-    figures = read_manifest(args.out)["parity"]["engines"]
+        raise BadInput(f"{out}: cannot be written ({error.strerror})") from error
+
+
+def _told(out: Path) -> str:
+    size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+    figures = read_manifest(out)["parity"]["engines"]
     told = [f"{n} {f['landmark_px']:.5f} px {f['picture_db']:.1f} dB" for n, f in figures.items()]
-    return f"{args.out}: {size:.1f} MB; {', '.join(told)}"
+    return f"{out}: {size:.1f} MB; {', '.join(told)}"
+
+
+def update(args: argparse.Namespace) -> str:
+    """Bring a bundle up to date, in its place; returns a line for a person."""
+    steps = Steps(args.steps, tuple(sorted({*args.step_counts, args.steps})))
+    material = load_material(args.speech, args.actor)
+    engines = ["onnx-fp32", *(["onnx-int8"] if (args.bundle / INT8_DECODER).exists() else [])]
+    _make(args.bundle, lambda folder: update_bundle(args.bundle, steps, folder), engines, material)
+    for path in retired_files(args.bundle, steps):
+        path.unlink()
+    return _told(args.bundle)
 
 
 def check(bundle: Path, engine: str | None, material: Material) -> list[str]:
@@ -117,6 +147,30 @@ def _material_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--actor", type=Path, default=ACTOR, help="and on this actor package's pictures")
 
 
+def _step_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, default=2, help="diffusion steps per hop (default 2)")
+    parser.add_argument(
+        "--step-counts",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4],
+        metavar="N",
+        help="all step counts that a session may choose from (default 1 2 4); they share one weights file",
+    )
+
+
+def _update_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export update",
+        description="Write a bundle's motion graphs anew from its safetensors: after an update of mytalk, or "
+        "for other step counts. Nothing is changed unless the result agrees with torch.",
+    )
+    parser.add_argument("bundle", type=Path, help="bundle folder")
+    _step_options(parser)
+    _material_options(parser)
+    return parser
+
+
 def _check_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export check", description="Compare a bundle's engines with torch in float32."
@@ -131,7 +185,8 @@ def _export_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description=__doc__,
-        epilog="python -m export check DIR [--engine NAME]: compare an exported bundle with torch again",
+        epilog="python -m export check DIR [--engine NAME]: compare an exported bundle with torch again; "
+        "python -m export update DIR: write its motion graphs anew",
     )
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="holds the runs motion and appearance")
     parser.add_argument("--motion", type=Path, help="run folder of training.motion")
@@ -142,7 +197,7 @@ def _export_parser() -> argparse.ArgumentParser:
         choices=("fp32", "fp16", "bf16", "int8"),
         help="of the per-frame decoder (default: fp16 for tensorrt, int8 with --calibrate, else fp32)",
     )
-    parser.add_argument("--steps", type=int, default=2, help="diffusion steps per hop (default 2)")
+    _step_options(parser)
     parser.add_argument(
         "--calibrate",
         type=Path,
@@ -161,6 +216,8 @@ def main(argv: list[str] | None = None) -> int:
         if given[:1] == ["check"]:
             args = _check_parser().parse_args(given[1:])
             print(*check(args.bundle, args.engine, load_material(args.speech, args.actor)), sep="\n")
+        elif given[:1] == ["update"]:
+            print(update(_update_parser().parse_args(given[1:])))
         else:
             print(export(_export_parser().parse_args(given)))
     except MyTalkError as error:

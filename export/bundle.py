@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,20 +13,30 @@ from typing import Any
 
 import onnx
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from export.onnx import export_graphs, round_to_half
+from export.onnx import export_graphs, export_motion, round_to_half
 from export.parity import LIMITS, REFERENCE, Material, compare, enforce, precision_of, refer
 from export.quantise import halve_decoder, quantise_decoder
 from mytalk.compose import hidden_mask
 from mytalk.engines import ENGINES, load_engine
-from mytalk.engines.bundle import FORMAT, GRAPHS, HALF_DECODER, INT8_DECODER
+from mytalk.engines.bundle import (
+    FORMAT,
+    HALF_DECODER,
+    INT8_DECODER,
+    MOTION_WEIGHTS,
+    graph_names,
+    motion_graph,
+)
 from mytalk.errors import BadInput, MyTalkError
 from mytalk.landmarks.layout import load_layout
 from mytalk.models.appearance import AppearanceConfig, AppearanceModel
 from mytalk.models.checkpoint import load_checkpoint
 from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmarks
 from mytalk.models.motion import MotionConfig, MotionModel
+
+MOST_STEPS = 50  # a graph grows with every step; more would not be few-step sampling
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,24 @@ def _commit() -> str:
     return result.stdout.strip() or "unknown"
 
 
-def _spec(config: MotionConfig, steps: int, weights_id: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Diffusion steps of a bundle: the default per hop, and all that a job may ask for (a graph each)."""
+
+    default: int = 2
+    counts: tuple[int, ...] = (1, 2, 4)
+
+    def __post_init__(self) -> None:
+        """Raise ``BadInput`` for numbers that make no sense."""
+        if not all(1 <= steps <= MOST_STEPS for steps in self.counts) or len(set(self.counts)) != len(
+            self.counts
+        ):
+            raise BadInput(f"step counts must be different numbers from 1 to {MOST_STEPS}")
+        if self.default not in self.counts:
+            raise BadInput(f"the default of {self.default} steps must be one of the step counts")
+
+
+def _spec(config: MotionConfig, steps: Steps, weights_id: str) -> dict[str, Any]:
     return {
         "tokens": config.tokens,
         "mel_frames": config.mel_frames,
@@ -81,14 +109,15 @@ def _spec(config: MotionConfig, steps: int, weights_id: str) -> dict[str, Any]:
         "upper": config.upper,
         "identity": config.condition_width,
         "window": config.window,
-        "steps": steps,
+        "steps": steps.default,
+        "step_counts": sorted(steps.counts),
         "weights_id": weights_id,
     }
 
 
 def _shapes(graph: Path) -> dict[str, dict[str, list[int | str]]]:
     """Names and shapes of what a graph takes and gives; a text stands for a free size."""
-    loaded = onnx.load(str(graph)).graph
+    loaded = onnx.load(str(graph), load_external_data=False).graph
 
     def told(values: Any) -> dict[str, list[int | str]]:
         return {
@@ -104,7 +133,7 @@ def _save_half(model: torch.nn.Module, path: Path) -> None:
     save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, str(path))
 
 
-def write_bundle(trained: Trained, steps: int, calibrate: Path | None, folder: Path) -> None:
+def write_bundle(trained: Trained, steps: Steps, calibrate: Path | None, folder: Path) -> None:
     """Write graphs, weights and the manifest into ``folder``; its parity is not measured yet.
 
     calibrate: a file of ``training.calibration``, for an int8 decoder too. Raises ``BadInput`` if it is
@@ -113,7 +142,7 @@ def write_bundle(trained: Trained, steps: int, calibrate: Path | None, folder: P
     models = {"motion": trained.motion, "identity": trained.identity, "appearance": trained.appearance}
     for model in models.values():
         round_to_half(model)
-    export_graphs(trained.motion, trained.identity, trained.appearance, steps, folder)
+    export_graphs(trained.motion, trained.identity, trained.appearance, sorted(steps.counts), folder)
     halve_decoder(folder / "decode.onnx", folder / HALF_DECODER)
     parity = {}
     if calibrate is not None:
@@ -123,12 +152,11 @@ def write_bundle(trained: Trained, steps: int, calibrate: Path | None, folder: P
             raise MyTalkError(f"int8 is too far from float32: {int8:.1f} dB on held-out clips")
     for name, model in models.items():
         _save_half(model, folder / f"{name}.safetensors")
-    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
-    graphs = "".join(digest for name, digest in files.items() if name.endswith(".onnx"))
+    files, weights_id = _hashes(folder)
     config = trained.motion.config
     manifest = {
         "format": FORMAT,
-        "spec": _spec(config, steps, hashlib.sha256(graphs.encode()).hexdigest()[:16]),
+        "spec": _spec(config, steps, weights_id),
         "memory": {
             "layers": config.layers,
             "dim": config.dim,
@@ -140,7 +168,7 @@ def write_bundle(trained: Trained, steps: int, calibrate: Path | None, folder: P
             "identity": asdict(trained.identity_config),
             "appearance": asdict(trained.appearance.config),
         },
-        "shapes": {graph: _shapes(folder / f"{graph}.onnx") for graph in GRAPHS},
+        "shapes": _all_shapes(folder, steps),
         "precisions": ["fp32", "fp16", *(["int8"] if calibrate is not None else [])],
         "training": trained.runs,
         "commit": _commit(),
@@ -148,6 +176,46 @@ def write_bundle(trained: Trained, steps: int, calibrate: Path | None, folder: P
         "files": files,
     }
     _write_manifest(folder, manifest)
+
+
+def _hashes(folder: Path) -> tuple[dict[str, str], str]:
+    """SHA-256 of a bundle's files, and the id of its weights, which is that of its graphs."""
+    kept = [path for path in sorted(folder.iterdir()) if path.suffix in {".onnx", ".weights", ".safetensors"}]
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+    graphs = "".join(digest for name, digest in files.items() if not name.endswith(".safetensors"))
+    return files, hashlib.sha256(graphs.encode()).hexdigest()[:16]
+
+
+def _all_shapes(folder: Path, steps: Steps) -> dict[str, Any]:
+    return {graph: _shapes(folder / f"{graph}.onnx") for graph in graph_names(sorted(steps.counts))}
+
+
+def update_bundle(bundle: Path, steps: Steps, folder: Path) -> None:
+    """Write the motion graphs of a bundle anew into ``folder``, beside its other files as they are.
+
+    For bundles of an older format, and for other step counts; the weights come from its safetensors, so
+    nothing has to be trained. Raises ``BadInput`` if it is no bundle.
+    """
+    try:
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        model = MotionModel(MotionConfig(**manifest["configs"]["motion"]))
+        model.load_state_dict(load_file(bundle / "motion.safetensors"))
+        for name in manifest["files"]:
+            if not name.startswith("motion") or name.endswith(".safetensors"):
+                shutil.copy(bundle / name, folder / name)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise BadInput(f"{bundle}: not a bundle that can be brought up to date ({error})") from error
+    export_motion(model.eval(), sorted(steps.counts), folder)
+    files, weights_id = _hashes(folder)
+    manifest |= {"format": FORMAT, "files": files, "shapes": _all_shapes(folder, steps)}
+    manifest["spec"] = _spec(model.config, steps, weights_id)
+    _write_manifest(folder, manifest)
+
+
+def retired_files(bundle: Path, steps: Steps) -> list[Path]:
+    """Motion graphs in a bundle that are none of its step counts (any more)."""
+    wanted = {MOTION_WEIGHTS, *(f"{motion_graph(count)}.onnx" for count in steps.counts)}
+    return [path for path in bundle.glob("motion*.onnx") if path.name not in wanted]
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

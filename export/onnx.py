@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
+from mytalk.clock import exact_div
+from mytalk.engines.bundle import MOTION_WEIGHTS, motion_graph
 from mytalk.errors import MyTalkError
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.warp import flow_shape
@@ -18,6 +22,8 @@ from mytalk.models.motion import MotionModel
 from mytalk.models.streaming import AppearanceDecoder, AppearanceEncoders, StreamingHop, initial_state
 
 OPSET = 20
+EXTERNAL_BYTES = 1024  # smaller tensors stay in the graph
+ALIGNMENT = 64
 CROP = 256
 
 
@@ -42,7 +48,7 @@ def motion_example(model: MotionModel, count: int = 1, seed: int = 0) -> dict[st
         "keys": keys,
         "values": values,
         "conv": conv,
-        "known": torch.full((count,), 0),
+        "filled": torch.zeros(count, config.window, dtype=torch.bool),
         "tokens": torch.full((count,), 4),
         "hop": torch.full((count,), 2),
         "given": 0.1 * normal(config.tokens, config.compact * 3),
@@ -50,11 +56,10 @@ def motion_example(model: MotionModel, count: int = 1, seed: int = 0) -> dict[st
     }
 
 
-def _export(
-    module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path, batched: set[str]
-) -> None:
-    batch = torch.export.Dim("batch", min=1, max=64)
-    shapes = tuple({0: batch} if name in batched else None for name in inputs)
+def _program(
+    module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], shapes: tuple[Any, ...]
+) -> onnx.ModelProto:
+    """A module as an ONNX graph; shapes: for each input, its free sizes by axis, or None."""
     with torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
@@ -67,8 +72,61 @@ def _export(
             verbose=False,
         )
     if program is None:
-        raise MyTalkError(f"torch could not export {path.stem}")
-    onnx.save(_store_half(program.model_proto), str(path))
+        raise MyTalkError(f"torch could not export {type(module).__name__}")
+    return _store_half(program.model_proto)
+
+
+def _export(
+    module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path, batched: set[str]
+) -> None:
+    batch = torch.export.Dim("batch", min=1, max=64)
+    shapes = tuple({0: batch} if name in batched else None for name in inputs)
+    onnx.save(_program(module, inputs, outputs, shapes), str(path))
+
+
+def _motion_shapes(model: MotionModel, inputs: dict[str, Tensor]) -> tuple[Any, ...]:
+    """Free sizes of the streamed hop's inputs: the batch, the tokens and with them the speech they hear."""
+    config = model.config
+    batch = torch.export.Dim("batch", min=1, max=64)
+    tokens = torch.export.Dim("tokens", min=1, max=config.tokens)
+    context = config.speech_frames(0)
+    per_token = exact_div(config.mel_frames - context, config.tokens)
+    along = {name: {0: batch, 1: tokens} for name in ("upper", "noise", "cos", "sin", "given")}
+    along["log_mel"] = {0: batch, 1: per_token * tokens + context}
+    return tuple(along.get(name, {0: batch}) for name in inputs)
+
+
+def export_motion(model: MotionModel, step_counts: Sequence[int], out: Path) -> None:
+    """Write motion_{steps}.onnx for each step count, and the weights of all of them, once, beside them."""
+    inputs = motion_example(model, 2)
+    names = ["displacement", "new_keys", "new_values", "new_gates"]
+    shapes = _motion_shapes(model, inputs)
+    weights = bytearray()
+    places: dict[bytes, int] = {}  # content → where it lies in the file
+    for steps in step_counts:
+        graph = _program(StreamingHop(model, steps), inputs, names, shapes)
+        for tensor in graph.graph.initializer:
+            _move_out(tensor, weights, places)
+        onnx.save(graph, str(out / f"{motion_graph(steps)}.onnx"))
+    (out / MOTION_WEIGHTS).write_bytes(weights)
+
+
+def _move_out(tensor: onnx.TensorProto, weights: bytearray, places: dict[bytes, int]) -> None:
+    """Store a large tensor's content in ``weights`` (once, whoever has it) and refer to it from the graph."""
+    content = onnx.numpy_helper.to_array(tensor).tobytes()
+    if len(content) < EXTERNAL_BYTES:
+        return
+    if content not in places:
+        weights.extend(b"\0" * (-len(weights) % ALIGNMENT))
+        places[content] = len(weights)
+        weights.extend(content)
+    tensor.raw_data = content
+    onnx.external_data_helper.set_external_data(
+        tensor, MOTION_WEIGHTS, offset=places[content], length=len(content)
+    )
+    tensor.ClearField("raw_data")
+    for field in ("float_data", "int32_data", "int64_data"):
+        tensor.ClearField(field)
 
 
 def _store_half(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -106,13 +164,15 @@ def round_to_half(module: nn.Module) -> None:
 
 
 def export_graphs(
-    motion: MotionModel, identity: nn.Module, appearance: AppearanceModel, steps: int, out: Path
+    motion: MotionModel,
+    identity: nn.Module,
+    appearance: AppearanceModel,
+    step_counts: Sequence[int],
+    out: Path,
 ) -> None:
-    """Write {motion,identity,encode,decode}.onnx into ``out``; the batch is dynamic but for motion."""
+    """Write motion_{steps}, identity, encode and decode.onnx into ``out``; batches are of any size."""
     out.mkdir(parents=True, exist_ok=True)
-    inputs = motion_example(motion)
-    names = ["displacement", "next_keys", "next_values", "next_conv"]
-    _export(StreamingHop(motion, steps), inputs, names, out / "motion.onnx", set())
+    export_motion(motion, step_counts, out)
     faces = {"landmarks": torch.zeros(2, load_layout().points, 2)}
     _export(identity, faces, ["embedding"], out / "identity.onnx", {"landmarks"})
     crops = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SPEECH = ROOT / "tests" / "data" / "silence_then_speech.wav"
 ACTOR = ROOT / "actors" / "ada"
 HOP, TOKENS = 2, 4  # frames of a chunk, and with its lookahead
+OTHER_CHUNKS = 20  # streamed with each step count that is not the default
 REFERENCE = "torch-fp32"
 
 
@@ -64,8 +65,11 @@ def load_material(
     return Material(load_actor(actor), mel[-4 * HOP * chunks :], chunks, pictures)
 
 
-def stream(engine: Engine, material: Material) -> F32:
-    """Displacements float32 [2 chunks, Kc, 3], each chunk on the memory that this engine left."""
+def stream(engine: Engine, material: Material, steps: int | None = None) -> F32:
+    """Displacements float32 [2 chunks, Kc, 3], each chunk on the memory that this engine left.
+
+    steps: diffusion steps per chunk, None: the bundle's default.
+    """
     motion, spec = material.actor.motion, engine.spec
     identity = engine.identity(np.ascontiguousarray(motion.rest[:, :2]))
     state, made = engine.initial_state(), []
@@ -81,6 +85,7 @@ def stream(engine: Engine, material: Material) -> F32:
             position=first,
             hop=HOP,
             tokens=TOKENS,
+            steps=steps,
         )
         result = engine.motion([job])[0]
         state = result.state
@@ -112,21 +117,34 @@ def lip_pictures(engine: Engine, material: Material, displacement: F32) -> F32:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the reference engine made of the material."""
+    """What the reference engine made of the material; displacement: with the default number of steps.
+
+    few: displacements of the first chunks with each of the other step counts.
+    """
 
     displacement: F32
     pictures: F32
+    few: dict[int, F32]
 
 
 def refer(engine: Engine, material: Material) -> Reference:
     """Run the reference once; ``compare`` then takes any number of engines."""
     displacement = stream(engine, material)
-    return Reference(displacement, lip_pictures(engine, material, displacement))
+    pictures = lip_pictures(engine, material, displacement)
+    return Reference(displacement, pictures, _other_steps(engine, material))
+
+
+def _other_steps(engine: Engine, material: Material) -> dict[int, F32]:
+    short = replace(material, chunks=min(material.chunks, OTHER_CHUNKS))
+    spec = engine.spec
+    return {steps: stream(engine, short, steps) for steps in spec.step_counts if steps != spec.steps}
 
 
 def compare(engine: Engine, material: Material, reference: Reference) -> Parity:
     """An engine's landmarks on its own memory, and its pictures of the reference's landmarks."""
     apart = np.abs(stream(engine, material) - reference.displacement).max()
+    for steps, made in _other_steps(engine, material).items():
+        apart = np.maximum(apart, np.abs(made - reference.few[steps]).max())  # NaN stays NaN
     pictures = lip_pictures(engine, material, reference.displacement)
     error = np.square(pictures.astype(np.float64) - reference.pictures).mean()
     return Parity(float(apart) * CROP / CROP_SIDE, float(10 * np.log10(255**2 / max(error, 1e-9))))

@@ -29,7 +29,8 @@ class LipReferences:
 class MotionState:
     """What the motion model remembers of the frames already shown; explicit, never mutated.
 
-    keys, values: float32 [L, W, D] — attention memory of the last W known frames, newest last.
+    keys, values: float32 [L, H, W, d] — attention memory of the last W known frames; the frame at position p
+        of the motion timeline lies in place p mod W.
     conv: float32 [L, k-1, D] — convolution tails.
     known: how many of the W places are filled (0..W).
     """
@@ -54,6 +55,7 @@ class MotionJob:
     known_upper: float32 [P, U], known_log_mel: float32 [M, 80] — their conditions, given with ``known``.
     position: index of the first token on the session's motion timeline (known frames come before it).
     hop: frames of this job that become known. tokens: hop + lookahead, ≤ T; the rest is padding.
+    steps: diffusion steps, one of the engine's ``step_counts``; None: its default.
     generation: tag of the speech it belongs to; results of an older generation are dropped.
     """
 
@@ -66,6 +68,7 @@ class MotionJob:
     position: int
     hop: int
     tokens: int
+    steps: int | None = None
     known: F32 | None = None
     known_upper: F32 | None = None
     known_log_mel: F32 | None = None

@@ -41,6 +41,7 @@ FAKE_SPEC = EngineSpec(
     identity=8,
     window=240,
     steps=2,
+    step_counts=(1, 2, 4),
     weights_id="fake",
 )
 

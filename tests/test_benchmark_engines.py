@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (make test i
 from benchmarks import engines as cli  # noqa: E402
 from benchmarks.engine_process import CannotMeasure, Target  # noqa: E402
 from benchmarks.engines import Series, floor_ms  # noqa: E402
-from benchmarks.floor import count_macs, quantise, write_convolutions, write_products  # noqa: E402
+from benchmarks.floor import count_macs, hop_macs, quantise, write_convolutions, write_products  # noqa: E402
 from benchmarks.rival import INPUTS, build_rival  # noqa: E402
 from mytalk.engines import default_bundle  # noqa: E402
 
@@ -58,7 +58,8 @@ def test_the_shipped_decoder_is_counted_and_its_int8_twin_the_same():
     assert 0.5e9 < plain["float"] < 1.5e9
     assert sum(small.values()) == plain["float"]
     assert small["int8"] > 0.9 * plain["float"]
-    assert count_macs(bundle / "motion.onnx")["float"] > 5e7
+    hop, longer = (hop_macs(bundle, tokens)["float"] for tokens in (3, 8))
+    assert 2e7 < hop < longer < 3 * hop
 
 
 def test_the_network_to_compare_with_has_the_stated_size():

@@ -74,7 +74,7 @@ def test_an_engine_of_another_runtime_keeps_the_promises(name, small_bundle):
             made = list(threads.map(lambda one: engine.motion([one])[0].displacement, calls))
         for index, displacement in enumerate(made):
             np.testing.assert_allclose(displacement, together[index % 3].displacement, atol=1e-6)
-    with pytest.raises(EngineFailed, match="motion failed in"):
+    with pytest.raises(EngineFailed, match="motion failed"):
         engine.motion([job(engine, log_mel=np.zeros((5, 80), np.float32))])
 
 

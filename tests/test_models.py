@@ -87,33 +87,61 @@ def test_streamed_memory_equals_the_whole_sequence_under_the_same_mask(model, ho
     mask = block_mask(blocks, CONFIG.window)
     _, keys, values, gates = model.denoiser(shown, level, speech, upper, identity, tables(0, frames), mask)
     step = StreamingHop(model, steps=1)
-    state, known = initial_state(CONFIG), 0
-    pad = CONFIG.tokens - hop
+    state = initial_state(CONFIG)
     for first in range(0, frames, hop):
         rows = slice(first, first + hop)
-        given = torch.nn.functional.pad(model.to_displacement(shown[:, rows]), (0, 0, 0, pad))
-        context = mel[:, 4 * first : 4 * first + CONFIG.mel_frames]
-        missing = CONFIG.mel_frames - context.shape[1]
-        context = torch.nn.functional.pad(context, (0, 0, 0, missing))
-        count = torch.tensor([hop])
-        _, *state = step(
-            context,
-            torch.nn.functional.pad(upper[:, rows], (0, 0, 0, pad)),
-            identity,
-            torch.zeros(1, CONFIG.tokens, CONFIG.coefficients),
-            *tables(first, CONFIG.tokens),
-            *state,
-            torch.tensor([known]),
-            count,
-            count,
-            given,
-            torch.ones(1),
+        context = mel[:, 4 * first : 4 * first + CONFIG.speech_frames(hop)]
+        given = model.to_displacement(shown[:, rows])
+        state = remember(step, state, first, hop, context, upper[:, rows], identity, given)
+    places = torch.arange(frames - CONFIG.window, frames) % CONFIG.window
+    for made, whole in zip(state[:2], (keys, values), strict=True):
+        torch.testing.assert_close(
+            made[..., places, :], whole[..., -CONFIG.window :, :], atol=2e-4, rtol=2e-4
         )
-        known = min(CONFIG.window, known + hop)
-    filled = CONFIG.window
-    torch.testing.assert_close(state[0], keys[:, :, -filled:], atol=2e-4, rtol=2e-4)
-    torch.testing.assert_close(state[1], values[:, :, -filled:], atol=2e-4, rtol=2e-4)
     torch.testing.assert_close(state[2], gates[:, :, 1 - CONFIG.kernel :], atol=2e-4, rtol=2e-4)
+
+
+def remember(step, state, first, hop, context, upper, identity, given):
+    """The memory after a hop of given frames, as an engine keeps it."""
+    known = min(first, CONFIG.window)
+    filled = torch.zeros(1, CONFIG.window, dtype=torch.bool)
+    filled[:, torch.arange(first - known, first) % CONFIG.window] = True
+    count = torch.tensor([hop])
+    noise = torch.zeros(1, hop, CONFIG.coefficients)
+    one = torch.ones(1)
+    args = (context, upper, identity, noise, *tables(first, hop), *state, filled, count, count, given, one)
+    _, keys, values, gates = step(*args)
+    places = torch.arange(first, first + hop) % CONFIG.window
+    past = [memory.index_copy(3, places, new) for memory, new in zip(state[:2], (keys, values), strict=True)]
+    return (*past, torch.cat([state[2], gates], dim=2)[:, :, 1 - CONFIG.kernel :])
+
+
+def test_a_hop_costs_the_same_however_full_the_memory_is(model):
+    """The graph has one shape: what is known is told by a mask, and nothing else of it changes."""
+    step = StreamingHop(model, steps=2)
+    shapes = []
+    for known in (0, CONFIG.window // 2, CONFIG.window):
+        inputs = hop_inputs(tokens=4, hop=2)
+        inputs["filled"] = torch.arange(CONFIG.window)[None] < known
+        with torch.profiler.profile(record_shapes=True) as profile:
+            step(**inputs)
+        shapes.append([(event.name, event.input_shapes) for event in profile.events()])
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_exactly_the_tokens_that_are_wanted_give_what_padding_gives(model, steps):
+    step = StreamingHop(model, steps)
+    inputs = hop_inputs(tokens=3, hop=2)
+    padded = step(**inputs)
+    for name in ("upper", "noise", "cos", "sin", "given"):
+        inputs[name] = inputs[name][:, :3]
+    inputs["log_mel"] = inputs["log_mel"][:, : CONFIG.speech_frames(3)]
+    exact = step(**inputs)
+    torch.testing.assert_close(exact[0], padded[0][:, :3])
+    for new, old in zip(exact[1:3], padded[1:3], strict=True):
+        torch.testing.assert_close(new[..., :2, :], old[..., :2, :])
+    torch.testing.assert_close(exact[3][:, :, :2], padded[3][:, :, :2])
 
 
 def hop_inputs(tokens, hop, seed=3):
@@ -126,7 +154,7 @@ def hop_inputs(tokens, hop, seed=3):
         "cos": tables(0, CONFIG.tokens)[0],
         "sin": tables(0, CONFIG.tokens)[1],
         **dict(zip(("keys", "values", "conv"), initial_state(CONFIG), strict=True)),
-        "known": torch.tensor([0]),
+        "filled": torch.zeros(1, CONFIG.window, dtype=torch.bool),
         "tokens": torch.tensor([tokens]),
         "hop": torch.tensor([hop]),
         "given": torch.zeros(1, CONFIG.tokens, CONFIG.compact * 3),
@@ -143,8 +171,9 @@ def test_padding_tokens_change_nothing(model):
         inputs[name][:, 4:] += 5
     after = step(**inputs)
     torch.testing.assert_close(after[0][:, :4], before[0][:, :4])
-    for old, new in zip(before[1:], after[1:], strict=True):
-        torch.testing.assert_close(new, old)
+    for old, new in zip(before[1:3], after[1:3], strict=True):
+        torch.testing.assert_close(new[..., :2, :], old[..., :2, :])
+    torch.testing.assert_close(after[3][:, :, :2], before[3][:, :, :2])
 
 
 def test_code_of_displacements_round_trips(model):

@@ -166,7 +166,7 @@ def test_two_copies_predict_what_a_streamed_hop_with_that_past_would(size):
     for first in range(0, frames, size):
         rows = slice(first, first + size)
         tail = torch.nn.functional.pad(gates[:, :, :first], (0, 0, config.kernel - 1, 0))
-        past = (keys[:, :, :first], values[:, :, :first], tail[:, :, tail.shape[2] - config.kernel + 1 :])
+        past = (keys[..., :first, :], values[..., :first, :], tail[:, :, tail.shape[2] - config.kernel + 1 :])
         mask = torch.ones(1, 1, size, first + size, dtype=torch.bool)
         hop = model(
             noised[:, rows],
@@ -226,15 +226,16 @@ def test_a_base_like_model_streams_through_the_one_hop_graph():
     mel = torch.randn(1, config.mel_frames, config.mels) - 6
     rotary, count = tables(config, config.tokens), torch.tensor([config.tokens])
     given, none = torch.zeros(1, config.tokens, config.compact * 3), torch.zeros(1)
-    nothing = torch.tensor([0])
-    made, keys, _, conv = StreamingHop(model, steps=2)(
+    nothing = torch.zeros(1, config.window, dtype=torch.bool)
+    made, keys, _, gates = StreamingHop(model, steps=2)(
         mel, upper, identity, noise, *rotary, *initial_state(config), nothing, count, count, given, none
     )
     mask = everything(config.tokens)
     alone = model.sample(noise, model.audio(mel), upper, identity, rotary, mask, None, 2)
     torch.testing.assert_close(made, model.to_displacement(alone), atol=1e-4, rtol=1e-4)
-    assert keys[:, :, -config.tokens :].any()
-    assert conv.shape == (1, 2, config.kernel - 1, 32)
+    assert keys.shape == (1, 2, 2, config.tokens, 16)
+    assert keys.any()
+    assert gates.shape == (1, 2, config.tokens, 32)
 
 
 def test_paper_size_shapes_on_the_meta_device():
@@ -254,5 +255,5 @@ def test_paper_size_shapes_on_the_meta_device():
         )
         moved = model.to_displacement(made)
     assert speech.shape == (2, frames, 512)
-    assert keys.shape == (2, 12, frames, 768)
+    assert keys.shape == (2, 12, 12, frames, 64)
     assert moved.shape == (2, frames, 411 * 2)

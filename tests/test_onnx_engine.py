@@ -47,8 +47,8 @@ def test_a_hop_moves_the_mouth_and_remembers_itself(engine):
     assert result.displacement.dtype == np.float32
     assert np.isfinite(result.displacement).all()
     assert result.state.known == 2
-    assert np.abs(result.state.keys[:, -2:]).min(axis=-1).max() > 0
-    assert (result.state.keys[:, :-2] == 0).all()
+    assert np.abs(result.state.keys[:, :, :2]).min(axis=-1).max() > 0
+    assert (result.state.keys[:, :, 2:] == 0).all()
 
 
 def test_no_job_depends_on_its_neighbours_or_changes_its_input(engine):
@@ -73,6 +73,41 @@ def test_what_was_shown_before_goes_into_memory_first(engine):
     other = shown | {"known": np.full((3, spec.compact, 3), 0.05, np.float32)}
     moved = engine.motion([job(engine, position=3, **other)])[0]
     assert np.abs(moved.displacement - result.displacement).max() > 1e-4
+
+
+def test_steps_are_chosen_by_the_job_and_unknown_ones_are_refused(engine):
+    spec = engine.spec
+    assert spec.step_counts == (1, 2, 4)
+    default = engine.motion([job(engine)])[0].displacement
+    made = {n: engine.motion([job(engine, steps=n)])[0].displacement for n in spec.step_counts}
+    np.testing.assert_array_equal(made[spec.steps], default)
+    assert np.abs(made[1] - made[2]).max() > 1e-5
+    assert np.abs(made[2] - made[4]).max() > 1e-5
+    with pytest.raises(EngineFailed, match=r"no motion graph of 3 steps \(it has 1, 2, 4\)"):
+        engine.motion([job(engine, steps=3)])
+
+
+def test_the_step_counts_share_their_weights():
+    graphs = [(default_bundle() / f"motion_{steps}.onnx").stat().st_size for steps in (1, 2, 4)]
+    assert sum(graphs) < 1_000_000 < (default_bundle() / "motion.weights").stat().st_size < 7_000_000
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 8])
+def test_a_hop_may_have_any_number_of_tokens(engine, tokens):
+    full = job(engine, tokens=tokens, hop=1)
+    result = engine.motion([full])[0]
+    assert result.displacement.shape == (1, engine.spec.compact, 3)
+    assert result.state.known == 1
+
+
+def test_hop_and_lookahead_may_change_from_job_to_job(engine):
+    state, position = engine.initial_state(), 0
+    for hop, tokens in ((2, 3), (1, 1), (4, 8), (3, 4), (8, 8)):
+        result = engine.motion([job(engine, state=state, position=position, hop=hop, tokens=tokens)])[0]
+        state, position = result.state, position + hop
+        assert state.known == position
+        assert np.abs(state.keys[:, :, position - 1]).max() > 0
+        assert not state.keys[:, :, position:].any()
 
 
 def test_memory_is_bounded_however_long_the_speech(engine):
@@ -146,6 +181,10 @@ def test_unknown_engine_missing_or_altered_bundle_are_one_clear_line(tmp_path):
         (copy / "manifest.json").write_text(json.dumps(manifest | broken))
         with pytest.raises(EngineFailed, match="damaged"):
             load_engine("onnx", copy)
+    spec = manifest["spec"] | {"steps": 3}
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"spec": spec}))
+    with pytest.raises(EngineFailed, match="steps 3 is none of step_counts"):
+        load_engine("onnx", copy)
     without = {name: digest for name, digest in manifest["files"].items() if name != "decode_int8.onnx"}
     (copy / "manifest.json").write_text(json.dumps(manifest | {"files": without}))
     assert load_engine("onnx", copy).name == "onnx-fp32"
@@ -158,9 +197,10 @@ def test_unknown_engine_missing_or_altered_bundle_are_one_clear_line(tmp_path):
     with pytest.raises(EngineFailed, match="hash differs"):
         load_engine("onnx", copy)
     manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(EngineFailed, match="format 99"):
-        load_engine("onnx", copy)
+    for number, complaint in ((99, "format 99, this version reads 2$"), (1, "python -m export update")):
+        (copy / "manifest.json").write_text(json.dumps(manifest | {"format": number}))
+        with pytest.raises(EngineFailed, match=complaint):
+            load_engine("onnx", copy)
 
 
 def test_bound_memory_gives_the_same_as_a_plain_run(small_bundle):
@@ -215,5 +255,7 @@ def test_a_bundle_without_a_float16_decoder_says_so():
 
 
 def test_a_runtime_failure_is_an_engine_failure(engine):
-    with pytest.raises(EngineFailed, match="failed in ONNX Runtime"):
+    with pytest.raises(EngineFailed, match="motion_2 failed in ONNX Runtime"):
+        engine.motion([job(engine, identity=np.zeros(3, np.float32))])
+    with pytest.raises(EngineFailed, match=r"motion failed: .*\[5, 80\], not \[122, 80\]"):
         engine.motion([job(engine, log_mel=np.zeros((5, 80), np.float32))])

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (make test i
 
 from export import __main__ as cli  # noqa: E402
 from export.bundle import engines_for, prove  # noqa: E402
-from export.parity import LIMITS, Parity, compare, enforce, load_material, refer  # noqa: E402
+from export.parity import LIMITS, Parity, compare, enforce, load_material, refer, stream  # noqa: E402
 from mytalk.engines import load_engine  # noqa: E402
 from mytalk.engines.bundle import has_amx_bf16, read_manifest  # noqa: E402
 from mytalk.errors import BadInput, EngineFailed, MyTalkError  # noqa: E402
@@ -101,7 +101,49 @@ def test_the_manifest_tells_what_was_proved(small_bundle, material, tmp_path):
     assert manifest["training"]["motion"]["data"] == "random"
     given = {"landmark_images", "latents", "references", "flows"}
     assert set(manifest["shapes"]["decode"]["inputs"]) == given
-    assert manifest["shapes"]["motion"]["inputs"]["log_mel"][1:] == [manifest["spec"]["mel_frames"], 80]
+    assert manifest["spec"]["step_counts"] == [1, 2]
+    assert manifest["shapes"]["motion_2"]["inputs"]["log_mel"][2] == 80
+    assert manifest["shapes"]["motion_1"]["outputs"]["displacement"][2] == 178 * 3
+
+
+def test_a_step_count_that_is_wrong_is_found(small_bundle, material, reference):
+    """Parity runs every graph of a bundle, not the default one alone."""
+    engine = load_engine("onnx-fp32", small_bundle, 1)
+    assert set(reference.few) == {1}
+    few = {1: reference.few[1] + 0.01}
+    with pytest.raises(MyTalkError, match="does not agree"):
+        enforce(engine, compare(engine, material, replace(reference, few=few)))
+
+
+def test_a_bundle_of_an_older_format_is_brought_up_to_date(small_bundle, tmp_path, capsys, monkeypatch):
+    short = load_material(chunks=4, pictures=1)
+    monkeypatch.setattr(cli, "load_material", lambda *_: short)
+    copy = tmp_path / "bundle"
+    shutil.copytree(small_bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "motion.onnx").write_bytes(b"the one graph of format 1")
+    older = manifest | {"format": 1, "files": {"decode.onnx": "", "encode.onnx": "", "identity.onnx": ""}}
+    older["files"] |= dict.fromkeys(("identity.safetensors", "appearance.safetensors", "motion.onnx"), "")
+    older["files"]["motion.safetensors"] = ""
+    (copy / "manifest.json").write_text(json.dumps(older))
+    with pytest.raises(EngineFailed, match="python -m export update"):
+        load_engine("onnx", copy)
+    assert cli.main(["update", str(copy), "--steps", "1", "--step-counts", "1"]) == 0
+    assert "onnx-fp32" in capsys.readouterr().out
+    engine = load_engine("onnx-fp32", copy, 1)
+    assert engine.spec.step_counts == (1,)
+    assert not list(copy.glob("motion.onnx")) + list(copy.glob("motion_2.onnx"))
+    old = load_engine("onnx-fp32", small_bundle, 1)
+    np.testing.assert_allclose(stream(engine, short), stream(old, short, 1), atol=1e-6)
+
+
+def test_an_update_that_cannot_be_made_changes_nothing(small_bundle, tmp_path, capsys):
+    assert cli.main(["update", str(tmp_path)]) == 1
+    assert "not a bundle that can be brought up to date" in capsys.readouterr().err
+    for wrong, complaint in ((["--step-counts", "0"], "step counts must be"), (["--steps", "99"], "1 to 50")):
+        assert cli.main(["update", str(small_bundle), *wrong]) == 1
+        assert complaint in capsys.readouterr().err
+    assert load_engine("onnx-fp32", small_bundle, 1).spec.step_counts == (1, 2)
 
 
 def test_check_measures_a_bundle_again(small_bundle, capsys, tmp_path, monkeypatch):

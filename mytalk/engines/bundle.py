@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mytalk.clock import exact_div
 from mytalk.engines.engine import EngineSpec
 from mytalk.errors import EngineFailed
 
-GRAPHS = ("motion", "identity", "encode", "decode")
 INT8_DECODER = "decode_int8.onnx"
 HALF_DECODER = "decode_fp16.onnx"
-FORMAT = 1
+MOTION_WEIGHTS = "motion.weights"  # the motion graphs' weights, one copy for all of them (ONNX external data)
+FORMAT = 2
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -27,6 +29,21 @@ class Memory:
     heads: int
     kernel: int
 
+    @property
+    def head_dim(self) -> int:
+        """d, width of one attention head."""
+        return exact_div(self.dim, self.heads)
+
+
+def motion_graph(steps: int) -> str:
+    """Name of the graph that takes so many diffusion steps for a hop."""
+    return f"motion_{steps}"
+
+
+def graph_names(step_counts: Sequence[int]) -> tuple[str, ...]:
+    """Names of a bundle's graphs."""
+    return (*(motion_graph(steps) for steps in step_counts), "identity", "encode", "decode")
+
 
 def read_manifest(bundle: Path) -> dict[str, Any]:
     """The bundle's manifest, its files' hashes verified; raises ``EngineFailed`` in one line."""
@@ -38,9 +55,15 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise EngineFailed(f"{path} is damaged: {error}") from error
     if manifest.get("format") != FORMAT:
-        raise EngineFailed(f"{path}: bundle format {manifest.get('format')!r}, this version reads {FORMAT}")
+        older = manifest.get("format") in range(1, FORMAT)
+        advice = f"; bring it up to date with: python -m export update {bundle}" if older else ""
+        raise EngineFailed(
+            f"{path}: bundle format {manifest.get('format')!r}, this version reads {FORMAT}{advice}"
+        )
     missing = [key for key in ("spec", "memory", "files") if not isinstance(manifest.get(key), dict)]
-    missing += [f"{graph}.onnx" for graph in GRAPHS if f"{graph}.onnx" not in manifest.get("files", {})]
+    if not missing:
+        needed = [f"{graph}.onnx" for graph in graph_names(manifest["spec"].get("step_counts", ()))]
+        missing = [name for name in (*needed, MOTION_WEIGHTS) if name not in manifest["files"]]
     if missing:
         raise EngineFailed(f"{path} is damaged: it lacks {', '.join(missing)}")
     for name, expected in manifest["files"].items():
@@ -56,19 +79,23 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
 def sizes(manifest: dict[str, Any], bundle: Path) -> tuple[EngineSpec, Memory]:
     """Spec and motion memory of a manifest; raises ``EngineFailed`` if something is missing."""
     try:
-        spec = EngineSpec(**{field.name: manifest["spec"][field.name] for field in fields(EngineSpec)})
+        told = {field.name: manifest["spec"][field.name] for field in fields(EngineSpec)}
+        spec = EngineSpec(**told | {"step_counts": tuple(sorted(map(int, told["step_counts"])))})
+        if spec.steps not in spec.step_counts:
+            raise ValueError(f"steps {spec.steps} is none of step_counts")
         return spec, Memory(**manifest["memory"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise EngineFailed(f"{bundle / 'manifest.json'} is damaged: {error}") from error
 
 
-def graph_path(bundle: Path, manifest: dict[str, Any], graph: str, *, int8: bool) -> Path:
-    """A graph's ONNX file; int8 is the decoder's alone. Raises ``EngineFailed`` if there is none."""
-    if not int8 or graph != "decode":
-        return bundle / f"{graph}.onnx"
-    if INT8_DECODER not in manifest["files"]:
-        raise EngineFailed(f"{bundle} holds no int8 decoder; use an engine of another precision")
-    return bundle / INT8_DECODER
+def graph_paths(bundle: Path, manifest: dict[str, Any], spec: EngineSpec, *, int8: bool) -> dict[str, Path]:
+    """ONNX file of every graph; int8 is the decoder's alone. Raises ``EngineFailed`` if there is none."""
+    paths = {graph: bundle / f"{graph}.onnx" for graph in graph_names(spec.step_counts)}
+    if int8:
+        if INT8_DECODER not in manifest["files"]:
+            raise EngineFailed(f"{bundle} holds no int8 decoder; use an engine of another precision")
+        paths["decode"] = bundle / INT8_DECODER
+    return paths
 
 
 def half_path(bundle: Path, manifest: dict[str, Any]) -> Path:

@@ -17,7 +17,8 @@ class EngineSpec:
     tokens: T, most frames of one motion call (hop + lookahead). mel_frames: M, log-mel frames (100 Hz)
     of a motion call. mel_right: how many of them lie after the last token's end (right context, 10 ms each).
     coefficients: C, noise channels. compact: Kc, generated landmarks. upper: U. identity: E.
-    window: W, most known frames. steps: diffusion steps per hop. weights_id: hash of the weights.
+    window: W, most known frames. steps: diffusion steps per hop unless a job names another number;
+    step_counts: all that the bundle has, ascending. weights_id: hash of the weights.
     """
 
     tokens: int
@@ -29,6 +30,7 @@ class EngineSpec:
     identity: int
     window: int
     steps: int
+    step_counts: tuple[int, ...]
     weights_id: str
 
 

@@ -1,16 +1,18 @@
-"""An ``Engine`` on anything that can run a bundle's four graphs: what all runtimes have in common."""
+"""An ``Engine`` on anything that can run a bundle's graphs: what all runtimes have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from mytalk.engines.bundle import Memory
+from mytalk.engines.bundle import Memory, motion_graph
 from mytalk.engines.engine import EngineSpec
 from mytalk.errors import EngineFailed
+from mytalk.speech import MEL_FRAMES_PER_FRAME, MELS
 from mytalk.tuned import TunedDecoder
 from mytalk.types import F32, U8, MotionJob, MotionResult, MotionState
 
@@ -18,7 +20,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class GraphRunner(Protocol):
-    """Runs a bundle's graphs: ``motion``, ``identity``, ``encode`` and ``decode``.
+    """Runs a bundle's graphs: ``motion_<steps>`` for each count, ``identity``, ``encode``, ``decode``.
 
     concurrent, batch: see ``Engine``.
     """
@@ -45,6 +47,32 @@ def rotary_tables(positions: npt.NDArray[np.int64], head_dim: int) -> tuple[F32,
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What one motion call is about: ``count`` frames from ``position`` on, T ≥ count rows of each.
+
+    log_mel: float32 [M, 80]. upper: float32 [T, U]. noise: float32 [T, C]. given: float32 [count, Kc·3]
+    displacements to remember instead of what is sampled, or None.
+    """
+
+    log_mel: F32
+    upper: F32
+    noise: F32
+    position: int
+    count: int
+    given: F32 | None
+
+
+def _remember(state: MotionState, new: tuple[F32, F32, F32], position: int, hop: int) -> MotionState:
+    """Memory with a hop's keys, values [L, H, T, d] and gated inputs [L, T, D] in it; a new one."""
+    window = state.keys.shape[2]
+    places = np.arange(position, position + hop) % window
+    keys, values = state.keys.copy(), state.values.copy()
+    keys[:, :, places], values[:, :, places] = new[0][:, :, :hop], new[1][:, :, :hop]
+    conv = np.concatenate([state.conv, new[2][:, :hop]], axis=1)[:, hop:]
+    return MotionState(keys, values, conv, min(window, state.known + hop))
+
+
 class GraphEngine:
     """``Engine`` on a runner; each graph is loaded once and shared by all talk sessions."""
 
@@ -65,7 +93,7 @@ class GraphEngine:
     def initial_state(self) -> MotionState:
         """Memory with nothing known."""
         memory = self._memory
-        past = np.zeros((memory.layers, self.spec.window, memory.dim), np.float32)
+        past = np.zeros((memory.layers, memory.heads, self.spec.window, memory.head_dim), np.float32)
         conv = np.zeros((memory.layers, memory.kernel - 1, memory.dim), np.float32)
         return MotionState(past, past.copy(), conv, 0)
 
@@ -80,59 +108,59 @@ class GraphEngine:
 
     def _hop(self, job: MotionJob) -> MotionResult:
         state, spec = job.state, self.spec
+        steps = spec.steps if job.steps is None else job.steps
+        if steps not in spec.step_counts:
+            known = ", ".join(map(str, spec.step_counts))
+            raise EngineFailed(f"this bundle has no motion graph of {steps} steps (it has {known})")
         if job.known is not None and job.known_upper is not None and job.known_log_mel is not None:
             count = len(job.known)
-            given = np.zeros((spec.tokens, spec.compact * 3), np.float32)
-            given[:count] = job.known.reshape(count, -1)
-            upper = np.zeros((spec.tokens, spec.upper), np.float32)
-            upper[:count] = job.known_upper[:count]
-            noise = np.zeros((spec.tokens, spec.coefficients), np.float32)
-            position = job.position - count
-            _, state = self._call(
-                state, job.known_log_mel, upper, job.identity, noise, position, count, count, given
+            given = Tokens(
+                job.known_log_mel,
+                job.known_upper,
+                np.zeros((count, spec.coefficients), np.float32),
+                job.position - count,
+                count,
+                job.known.reshape(count, -1),
             )
-        sampled, state = self._call(
-            state, job.log_mel, job.upper, job.identity, job.noise, job.position, job.tokens, job.hop, None
-        )
+            # What is sampled is not used: the least of it will do.
+            _, state = self._call(state, job.identity, given, count, spec.step_counts[0])
+        new = Tokens(job.log_mel, job.upper, job.noise, job.position, job.tokens, None)
+        sampled, state = self._call(state, job.identity, new, job.hop, steps)
         return MotionResult(sampled[: job.hop].reshape(job.hop, spec.compact, 3), state)
 
     def _call(
-        self,
-        state: MotionState,
-        log_mel: F32,
-        upper: F32,
-        identity: F32,
-        noise: F32,
-        position: int,
-        tokens: int,
-        hop: int,
-        given: F32 | None,
+        self, state: MotionState, identity: F32, new: Tokens, hop: int, steps: int
     ) -> tuple[F32, MotionState]:
-        spec = self.spec
-        cos, sin = rotary_tables(
-            np.arange(position, position + spec.tokens), self._memory.dim // self._memory.heads
-        )
-        blank = np.zeros((spec.tokens, spec.compact * 3), np.float32)
+        spec, count = self.spec, new.count
+        if len(new.log_mel) != spec.mel_frames:
+            # A runtime with free sizes might compute something of it.
+            told, wanted = list(new.log_mel.shape), [spec.mel_frames, MELS]
+            raise EngineFailed(f"motion failed: its log-mel context is {told}, not {wanted}")
+        cos, sin = rotary_tables(np.arange(new.position, new.position + count), self._memory.head_dim)
+        filled = np.zeros(spec.window, np.bool_)
+        filled[np.arange(new.position - state.known, new.position) % spec.window] = True
+        # The graph's own tokens are exactly those that are wanted; it costs what they cost.
+        mel_frames = spec.mel_frames - (spec.tokens - count) * MEL_FRAMES_PER_FRAME
+        blank = np.zeros((count, spec.compact * 3), np.float32)
         rows = {
-            "log_mel": log_mel,
-            "upper": upper,
+            "log_mel": new.log_mel[:mel_frames],
+            "upper": new.upper[:count],
             "identity": identity,
-            "noise": noise,
+            "noise": new.noise[:count],
             "cos": cos,
             "sin": sin,
             "keys": state.keys,
             "values": state.values,
             "conv": state.conv,
-            "known": np.int64(state.known),
-            "tokens": np.int64(tokens),
+            "filled": filled,
+            "tokens": np.int64(count),
             "hop": np.int64(hop),
-            "given": blank if given is None else given,
-            "use_given": np.float32(given is not None),
+            "given": blank if new.given is None else new.given,
+            "use_given": np.float32(new.given is not None),
         }
         inputs = {name: np.ascontiguousarray(np.asarray(value)[None]) for name, value in rows.items()}
-        sampled, keys, values, conv = self._runner.run("motion", inputs)
-        known = min(spec.window, state.known + hop)
-        return sampled[0], MotionState(keys[0], values[0], conv[0], known)
+        sampled, keys, values, gates = self._runner.run(motion_graph(steps), inputs)
+        return sampled[0], _remember(state, (keys[0], values[0], gates[0]), new.position, hop)
 
     def encode_appearance(self, references: U8, faces: U8) -> F32:
         """Appearance latents [N, Ca, 40, 44] of an actor's crops."""

@@ -16,11 +16,10 @@ import onnxruntime
 
 from mytalk.engines.buckets import BUCKETS, CARD_BATCH, BucketRunner
 from mytalk.engines.bundle import (
-    GRAPHS,
     HALF_DECODER,
     INT8_DECODER,
     first_line,
-    graph_path,
+    graph_paths,
     half_path,
     has_vnni,
     read_manifest,
@@ -202,7 +201,7 @@ def _load_on_card(bundle: Path, name: str, *, tensorrt: bool, half: bool) -> Gra
     _need(TENSORRT if tensorrt else CUDA, name)
     manifest = read_manifest(bundle)
     spec, memory = sizes(manifest, bundle)
-    paths = {graph: graph_path(bundle, manifest, graph, int8=False) for graph in GRAPHS}
+    paths = graph_paths(bundle, manifest, spec, int8=False)
     if half:
         paths["decode"] = half_path(bundle, manifest)
     cuda = [(CUDA, CUDA_OPTIONS)]
@@ -217,7 +216,7 @@ def _load(
     bundle: Path, threads: int | None, manifest: dict[str, Any], *, int8: bool = False, half: bool = False
 ) -> GraphEngine:
     spec, memory = sizes(manifest, bundle)
-    paths = {graph: graph_path(bundle, manifest, graph, int8=int8) for graph in GRAPHS}
+    paths = graph_paths(bundle, manifest, spec, int8=int8)
     if half:
         paths["decode"] = half_path(bundle, manifest)
     precision = "int8" if int8 else "fp16" if half else "fp32"

@@ -13,10 +13,9 @@ import numpy.typing as npt
 import openvino
 
 from mytalk.engines.bundle import (
-    GRAPHS,
     INT8_DECODER,
     first_line,
-    graph_path,
+    graph_paths,
     has_amx_bf16,
     has_vnni,
     read_manifest,
@@ -100,7 +99,7 @@ def _load(
     bundle: Path, threads: int | None, manifest: dict[str, Any], *, int8: bool = False, bf16: bool = False
 ) -> GraphEngine:
     spec, memory = sizes(manifest, bundle)
-    paths = {graph: graph_path(bundle, manifest, graph, int8=int8) for graph in GRAPHS}
+    paths = graph_paths(bundle, manifest, spec, int8=int8)
     precision = "int8" if int8 else "bf16" if bf16 else "fp32"
     return GraphEngine(f"openvino-{precision}", spec, memory, OpenVinoRunner(paths, threads, bf16=bf16))
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from mytalk.compose import hidden_mask
 from mytalk.engines.buckets import BucketRunner
-from mytalk.engines.bundle import first_line, read_manifest, sizes
+from mytalk.engines.bundle import first_line, motion_graph, read_manifest, sizes
 from mytalk.engines.cuda import CudaRunner, need_card
 from mytalk.engines.graphs import Arrays, GraphEngine
 from mytalk.errors import EngineFailed, MyTalkError
@@ -50,7 +50,7 @@ HOP_INPUTS = (
     "keys",
     "values",
     "conv",
-    "known",
+    "filled",
     "tokens",
     "hop",
     "given",
@@ -64,7 +64,7 @@ INPUTS = {
 
 
 def load_modules(bundle: Path, manifest: dict[str, Any]) -> dict[str, torch.nn.Module]:
-    """The bundle's four graphs as torch modules, float32; ``EngineFailed`` if weights and configs differ."""
+    """The bundle's graphs as torch modules, float32; ``EngineFailed`` if weights and configs differ."""
     try:
         configs = manifest["configs"]
         motion = MotionModel(MotionConfig(**configs["motion"]))
@@ -75,13 +75,13 @@ def load_modules(bundle: Path, manifest: dict[str, Any]) -> dict[str, torch.nn.M
         appearance = AppearanceModel(AppearanceConfig(**configs["appearance"]), hidden)
         for name, model in (("motion", motion), ("identity", told), ("appearance", appearance)):
             model.load_state_dict(load_file(bundle / f"{name}.safetensors"))
-        steps = int(manifest["spec"]["steps"])
+        counts = [int(steps) for steps in manifest["spec"]["step_counts"]]
     except (KeyError, TypeError, OSError, RuntimeError, MyTalkError) as error:
         raise EngineFailed(
             f"{bundle}: not weights of this version's torch models ({first_line(error)})"
         ) from error
     return {
-        "motion": StreamingHop(motion, steps),
+        **{motion_graph(steps): StreamingHop(motion, steps) for steps in counts},
         "identity": told,
         "encode": AppearanceEncoders(appearance),
         "decode": AppearanceDecoder(appearance),

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MASKED = -1e9  # a score that counts for nothing; not -inf, of which a row without any key makes NaN
+
 
 def rotary_tables(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     """cos, sin float32 [..., T, head_dim / 2] of absolute positions [..., T] (computed in float64)."""
@@ -56,18 +58,32 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, T, D]; mask bool [B, 1, T, W + T], True = may attend; past (rotated) keys, values [B, W, D].
+        """x [B, T, D]; mask bool [B, 1, T, W + T], True = may attend; past keys, values [B, H, W, d].
 
-        Returns the output [B, T, D] and this call's keys and values [B, T, D].
+        Returns the output [B, T, D] and this call's (rotated) keys and values [B, H, T, d].
         """
-        query, key, value = self.qkv(self.norm(x)).chunk(3, dim=-1)
-        query = rotate(self._split(query), *rotary)
-        key = rotate(self._split(key), *rotary).transpose(1, 2).flatten(2)
-        keys, values = key, value
-        if past is not None:
-            keys, values = torch.cat([past[0], key], dim=1), torch.cat([past[1], value], dim=1)
-        mixed = F.scaled_dot_product_attention(query, self._split(keys), self._split(values), attn_mask=mask)
+        query, key, value = (self._split(part) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
+        query, key = rotate(query, *rotary), rotate(key, *rotary)
+        if past is None:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        else:
+            mixed = _attend_past(query, (key, value), past, mask)
         return self.out(mixed.transpose(1, 2).flatten(2)), key, value
+
+
+def _attend_past(
+    query: Tensor, own: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor], mask: Tensor
+) -> Tensor:
+    """Attention [B, H, T, d] over the past [B, H, W, d] and what is new [B, H, T, d].
+
+    Only the scores are put together: the past, most of it, is read where it lies and copied nowhere.
+    mask: bool [B, 1, T, W + T].
+    """
+    query = query * query.shape[-1] ** -0.5
+    scores = torch.cat([query @ past[0].mT, query @ own[0].mT], dim=-1)
+    weights = torch.where(mask, scores, MASKED).softmax(dim=-1)
+    filled = past[0].shape[2]
+    return weights[..., :filled] @ past[1] + weights[..., filled:] @ own[1]
 
 
 class CausalConvolution(nn.Module):
@@ -175,12 +191,12 @@ class ConformerBlock(nn.Module):
         valid: Tensor | None = None,
         own: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x [B, T, D]; past = keys, values [B, W, D] and convolution tail [B, k-1, D].
+        """x [B, T, D]; past = keys, values [B, H, W, d] and convolution tail [B, k-1, D].
 
         valid: bool [B, T], False where a frame is padding (attention is told by ``mask``).
         own: x is the clean and the noised copy of a sequence, see ``CausalConvolution.two_copies``; it goes
         through this call, too, so that recomputing and sharding know of it.
-        Returns the output and this call's keys, values and gated convolution input, each [B, T, D].
+        Returns the output, this call's keys and values [B, H, T, d] and gated convolution input [B, T, D].
         """
         x, key, value = self._attend(x, rotary, mask, None if past is None else past[:2], context)
         if own is None:

@@ -61,16 +61,19 @@ class AudioEncoder(nn.Module):
         )
         self.downsample = nn.Conv1d(dim, dim, 4, 2)
 
-    def forward(self, log_mel: Tensor) -> Tensor:
-        """log_mel [B, 2 (left + 2 F + 1), 80], natural log → [B, F, audio_dim]."""
+    def tables(self, count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotary cos, sin [1, count, d/2] and band mask bool [1, 1, count, count] of 50 Hz frames."""
+        index = torch.arange(count, device=device)
+        distance = index[:, None] - index[None]
+        mask = ((distance >= 0) & (distance < self.config.audio_band))[None, None]
+        return *rotary_tables(index[None], self.config.audio_dim // self.config.audio_heads), mask
+
+    def forward(self, log_mel: Tensor, tables: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
+        """log_mel [B, 2 (left + 2 F + 1), 80], natural log → [B, F, audio_dim]; tables: as of ``tables``."""
         config = self.config
         x = ((log_mel + 6.0) / 3.0).transpose(1, 2)
         x = F.silu(self.stem(F.pad(x, (2, 0)))).transpose(1, 2)
-        count = x.shape[1]
-        index = torch.arange(count, device=x.device)
-        distance = index[:, None] - index[None]
-        mask = ((distance >= 0) & (distance < config.audio_band))[None, None]
-        cos, sin = rotary_tables(index[None], config.audio_dim // config.audio_heads)
+        cos, sin, mask = self.tables(x.shape[1], x.device) if tables is None else tables
         for block in self.blocks:
             x = block(x, (cos, sin), mask)[0]
         x = x[:, config.left_audio_frames - 1 :]
@@ -129,7 +132,7 @@ class Denoiser(nn.Module):
         self, noised: Tensor, level: Tensor, upper: Tensor, identity: Tensor
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         """Input tokens, time embedding [B, T, D] and each block's identity tokens [B, N, D] (or None)."""
-        known = (level == 0).to(noised.dtype)[..., None]
+        known = (level == 0).to(noised.dtype).expand(noised.shape[:2])[..., None]
         parts = [noised, upper, known]
         if self.config.condition == "key_concat":
             parts.append(identity[:, None].expand(-1, noised.shape[1], -1))
@@ -174,10 +177,10 @@ class Denoiser(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Predict x0 (paper Eq. 3).
 
-        noised [B, T, C]; level [B, T] 0..1, 0 = known; speech [B, T, audio_dim]; upper [B, T, U];
-        identity [B, condition_width]; mask bool [B, 1, T, (W +) T]; past: keys, values [B, L, W, D], tails
+        noised [B, T, C]; level [B, T] or [1, 1] 0..1, 0 = known; speech [B, T, audio_dim]; upper [B, T, U];
+        identity [B, condition_width]; mask bool [B, 1, T, (W +) T]; past: keys, values [B, L, H, W, d], tails
         [B, L, k-1, D] (causal models only); valid: bool [B, T], False where a frame is padding.
-        Returns x0 [B, T, C] and this call's keys, values, gated inputs, each [B, L, T, D].
+        Returns x0 [B, T, C] and this call's keys, values [B, L, H, T, d] and gated inputs [B, L, T, D].
         """
         x, time, contexts = self.embed(noised, level, upper, identity)
         memory: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -245,7 +248,7 @@ class MotionModel(nn.Module):
         levels = [1 - i / steps for i in range(steps + 1)]
         clean = x
         for now, then in pairwise(levels):
-            level = torch.full(x.shape[:2], now, device=x.device)
+            level = torch.full((1, 1), now, device=x.device)
             clean = self.denoiser(x, level, speech, upper, identity, rotary, mask, past)[0]
             alpha, sigma = noise_schedule(torch.tensor(now))
             next_alpha, next_sigma = noise_schedule(torch.tensor(then))

@@ -15,12 +15,14 @@ Memory = tuple[Tensor, Tensor, Tensor]
 
 
 def _kept(memory: Memory | None, new: Memory, window: int, tail: int) -> Memory:
-    """Memory [B, L, ≤ W, D] with a block's keys, values and gated inputs [B, L, T, D] behind it."""
-    parts = new if memory is None else tuple(torch.cat(pair, dim=2) for pair in zip(memory, new, strict=True))
+    """Memory (keys, values [B, L, H, ≤ W, d]; tails) with a block's behind it, gated inputs [B, L, T, D]."""
+    parts = (
+        new if memory is None else tuple(torch.cat(pair, dim=-2) for pair in zip(memory, new, strict=True))
+    )
     keys, values, gates = parts
     if gates.shape[2] < tail:
         gates = torch.nn.functional.pad(gates, (0, 0, tail - gates.shape[2], 0))
-    return keys[:, :, -window:], values[:, :, -window:], gates[:, :, gates.shape[2] - tail :]
+    return keys[..., -window:, :], values[..., -window:, :], gates[:, :, gates.shape[2] - tail :]
 
 
 @torch.no_grad()
@@ -45,7 +47,7 @@ def roll_out(
         part = slice(start, start + size)
         positions = torch.arange(start, start + size, device=noise.device)[None]
         rotary = rotary_tables(positions, config.dim // config.heads)
-        known = 0 if memory is None else memory[0].shape[2]
+        known = 0 if memory is None else memory[0].shape[-2]
         mask = torch.ones(1, 1, size, known + size, dtype=torch.bool, device=noise.device)
         given = (speech[:, part], upper[:, part], identity, rotary, mask, memory)
         clean = model.sample(noise[:, part], *given, steps).to(noise.dtype)

@@ -14,18 +14,37 @@ from mytalk.models.appearance import (
     AppearanceModel,
     window_px,
 )
-from mytalk.models.motion import MotionConfig, MotionModel
+from mytalk.models.motion import MEL_PER_AUDIO_FRAME, AudioEncoder, MotionConfig, MotionModel
 
 
 class StreamingHop(nn.Module):
-    """All sampling steps of one hop, then the noise-0 pass that writes the hop's frames to memory (design 4).
+    """All sampling steps of one hop, then the noise-0 pass that gives what the hop's frames leave to memory.
 
-    The graph is the same for any hop and lookahead up to T tokens: unused tokens are masked.
+    The graph is the same for any hop and lookahead up to the model's tokens: T is free, and where the rows of
+    a batch differ, unused tokens are masked. The memory is read where it lies, in any order of its places
+    (positions are in the keys), so that writing a hop into it moves nothing else.
     """
+
+    cos: Tensor
+    sin: Tensor
+    band: Tensor
 
     def __init__(self, model: MotionModel, steps: int) -> None:
         super().__init__()
         self.model, self.steps = model, steps
+        if isinstance(model.audio, AudioEncoder):
+            # Constants: made for the longest call and cut, since the length of a call is free in the graph.
+            tables = model.audio.tables(model.config.mel_frames // MEL_PER_AUDIO_FRAME, torch.device("cpu"))
+            for name, table in zip(("cos", "sin", "band"), tables, strict=True):
+                self.register_buffer(name, table, persistent=False)
+
+    def _heard(self, log_mel: Tensor) -> Tensor:
+        if not isinstance(self.model.audio, AudioEncoder):
+            heard: Tensor = self.model.audio(log_mel)
+            return heard
+        count = log_mel.shape[1] // MEL_PER_AUDIO_FRAME
+        tables = (self.cos[:, :count], self.sin[:, :count], self.band[..., :count, :count])
+        return self.model.audio(log_mel, tables)
 
     def forward(
         self,
@@ -38,54 +57,42 @@ class StreamingHop(nn.Module):
         keys: Tensor,
         values: Tensor,
         conv: Tensor,
-        known: Tensor,
+        filled: Tensor,
         tokens: Tensor,
         hop: Tensor,
         given: Tensor,
         use_given: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sample T tokens, remember the first ``hop``.
+        """Sample T tokens; the first ``hop`` become known.
 
-        log_mel [B, M, 80]; upper [B, T, U]; identity [B, E]; noise [B, T, C]; cos, sin [B, T, d/2] of the
-        tokens' positions; keys, values [B, L, W, D]; conv [B, L, k-1, D]; known, tokens, hop int64 [B]; given
-        [B, T, Kc·3]: displacements written to memory instead of the sampled ones where use_given (float [B])
-        is 1. Returns displacement [B, T, Kc·3] and the next keys, values, conv.
+        log_mel [B, M(T), 80]; upper [B, T, U]; identity [B, E]; noise [B, T, C]; cos, sin [B, T, d/2] of the
+        tokens' positions; keys, values [B, L, H, W, d]; conv [B, L, k-1, D]; filled bool [B, W]: which places
+        of the memory hold a frame; tokens, hop int64 [B]; given [B, T, Kc·3]: displacements that become known
+        instead of the sampled ones where use_given (float [B]) is 1. Returns displacement [B, T, Kc·3] and
+        the tokens' own keys, values [B, L, H, T, d] and gated inputs [B, L, T, D], for the memory.
         """
-        window, count = self.model.config.window, self.model.config.tokens
-        place, token = (torch.arange(size, device=known.device) for size in (window, count))
-        filled = place[None] >= window - known[:, None]
+        count = noise.shape[1]
+        token = torch.arange(count, device=hop.device)
         past = (keys, values, conv)
-        own = token[None] < tokens[:, None]
-        mask = torch.cat([filled, own], dim=1)[:, None, None].expand(-1, 1, count, -1)
-        speech = self.model.audio(log_mel)
-        clean = self.model.sample(noise, speech, upper, identity, (cos, sin), mask, past, self.steps)
+
+        def seen(own: Tensor) -> Tensor:
+            mask = torch.cat([filled, token[None] < own[:, None]], dim=1)
+            return mask[:, None, None]
+
+        speech = self._heard(log_mel)
+        told = (speech, upper, identity, (cos, sin))
+        clean = self.model.sample(noise, *told, seen(tokens), past, self.steps)
         sampled = self.model.to_displacement(clean)
         flag = use_given[:, None, None]
         shown = flag * self.model.to_coefficients(given) + (1 - flag) * clean
-        kept = token[None] < hop[:, None]
-        commit_mask = torch.cat([filled, kept], dim=1)[:, None, None].expand(-1, 1, count, -1)
-        level = torch.zeros(noise.shape[:2], dtype=noise.dtype, device=noise.device)
-        _, new_keys, new_values, new_gates = self.model.denoiser(
-            shown, level, speech, upper, identity, (cos, sin), commit_mask, past
-        )
-        return (
-            sampled,
-            _advance(keys, new_keys, hop),
-            _advance(values, new_values, hop),
-            _advance(conv, new_gates, hop),
-        )
-
-
-def _advance(memory: Tensor, new: Tensor, hop: Tensor) -> Tensor:
-    """Drop the oldest ``hop`` places, append the first ``hop`` of ``new`` [B, L, T, D] → [B, L, W, D]."""
-    index = torch.arange(memory.shape[2], device=hop.device)[None] + hop[:, None]
-    index = index[:, None, :, None].expand(-1, memory.shape[1], -1, memory.shape[3])
-    return torch.gather(torch.cat([memory, new], dim=2), 2, index)
+        level = torch.zeros((1, 1), dtype=noise.dtype, device=noise.device)
+        _, *new = self.model.denoiser(shown, level, *told, seen(hop), past)
+        return sampled, *new
 
 
 def initial_state(config: MotionConfig, count: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Memory with nothing known: keys, values [B, L, W, D] and convolution tails [B, L, k-1, D], zeros."""
-    keys = torch.zeros(count, config.layers, config.window, config.dim)
+    """Memory with nothing known: keys, values [B, L, H, W, d] and convolution tails [B, L, k-1, D], zeros."""
+    keys = torch.zeros(count, config.layers, config.heads, config.window, config.dim // config.heads)
     conv = torch.zeros(count, config.layers, config.kernel - 1, config.dim)
     return keys, torch.zeros_like(keys), conv
 
