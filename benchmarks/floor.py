@@ -49,7 +49,7 @@ def count_macs(path: Path) -> dict[str, int]:
     Convolutions, matrix products and their transposed kinds; all else (activations, resampling, copies) is
     not arithmetic that a floor can be made of.
     """
-    model = onnx.load(str(path))
+    model = onnx.load(str(path), load_external_data=False)
     for value in model.graph.input:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:
