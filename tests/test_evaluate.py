@@ -15,8 +15,11 @@ from PIL import Image, ImageFilter
 pytest.importorskip("mediapipe", reason="MediaPipe is not installed (make test installs it)")
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed (make test installs it)")
 
+from mytalk.engines import default_bundle
 from mytalk.media import read_at_rate, read_speech
+from mytalk.tuned import Tuning, TuningFigures
 from mytalk.video_out import VideoWriter
+from training import tune
 from training.evaluate import main
 from training.evaluate_clip import KEYS
 
@@ -103,6 +106,28 @@ def test_appearance_of_the_second_half_and_unpaired_speech(tmp_path):
     assert report["mean"]["psnr"] is None
     assert report["reasons"]["psnr"].startswith("unpaired")
     assert abs(report["mean"]["av_offset_ms"]) <= 600
+
+
+def test_tuned_figures_stand_beside_untuned_ones(tmp_path, monkeypatch, capsys):
+    short, out, seen = remade(tmp_path / "short.mp4", frames=25), tmp_path / "tuned.json", []
+
+    def adapt(bundle, person, run):
+        seen.append((bundle, person, run))
+        return Tuning(None, TuningFigures(run.runner.steps, 20.0, 21.0))
+
+    monkeypatch.setattr(tune, "adapt", adapt)
+    arguments = ["--clips", str(short), "--mode", "appearance", "--json", str(out)]
+    assert main([*arguments, "--tune", "first-half", "--tune-steps", "7"]) == 0
+    report = json.loads(out.read_text())
+    [(bundle, person, _)] = seen
+    assert bundle == default_bundle()
+    assert person.frames.tolist() == list(range(12)), "of the first half alone"
+    assert report["tuning"]["short"] == {"steps": 7, "lip_psnr_before_db": 20.0, "lip_psnr_after_db": 21.0}
+    assert report["settings"]["part"] == report["untuned"]["settings"]["part"] == "second-half"
+    assert report["mean"] == report["untuned"]["mean"], "no decoder came of it"
+    assert "tuned on the first half" in capsys.readouterr().out
+    assert main([*arguments, "--tune", "first-half", "--outputs", str(tmp_path)]) == 1
+    assert "cannot tune what made --outputs" in capsys.readouterr().err
 
 
 def test_what_cannot_be_scored_is_one_line(tmp_path, capsys):

@@ -40,12 +40,13 @@ def person() -> Person:
 
 
 def small_run(**changes) -> TuneRun:
-    run = TuneRun(check_steps=2, patience=50)
-    runner = {name: changes.pop(name) for name in ("learning_rate", "steps") if name in changes}
+    run = TuneRun(check_steps=2, patience=50, least_gain_db=0.001)
+    runner = {"learning_rate": 5e-4, "steps": 6}
+    runner |= {name: changes.pop(name) for name in runner if name in changes}
     return replace(
         run,
         data=replace(run.data, clips=1, targets=2),
-        runner=replace(run.runner, **{"learning_rate": 3e-3, "steps": 6, "warmup_steps": 1} | runner),
+        runner=replace(run.runner, schedule="constant", warmup_steps=1, **runner),
         **changes,
     )
 
@@ -67,8 +68,9 @@ def test_a_person_gets_a_better_decoder_that_every_engine_takes(small_bundle, pe
     engine.load_decoder(tuned)
 
 
-def test_the_same_seed_gives_the_same_weights(small_bundle, person):
-    one, two = (adapt(small_bundle, person, small_run(steps=2)).decoder for _ in range(2))
+def test_the_same_seed_gives_the_same_weights(small_bundle, person, monkeypatch):
+    monkeypatch.setattr(tune, "ENGINES", ["onnx-fp32"])
+    one, two = (adapt(small_bundle, person, small_run()).decoder for _ in range(2))
     assert one is not None
     assert two is not None
     assert one.digest == two.digest
@@ -88,9 +90,11 @@ def test_it_stops_when_the_tail_gets_no_better_and_when_time_is_up(small_bundle,
         assert told[-1] == expected
 
 
-def test_a_loss_that_is_not_finite_is_an_error(small_bundle, person):
+def test_a_loss_that_is_not_finite_is_an_error(small_bundle, person, monkeypatch):
+    # not by weights that are not finite: torch's grid_sample crashes on those
+    monkeypatch.setattr(tune, "texture_loss", lambda out, _: out.mean() * float("nan"))
     with pytest.raises(MyTalkError, match="not finite; nothing was written"):
-        adapt(small_bundle, person, small_run(learning_rate=1e30))
+        adapt(small_bundle, person, small_run())
 
 
 def test_too_little_of_a_face_is_refused(small_bundle, person):

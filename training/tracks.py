@@ -61,6 +61,7 @@ class Track:
             poses=self.poses.select(half),
             opening=self.opening[half],
             width=self.face.width[half],
+            covered=self.face.covered[half],
         )
         return list(pick_references(part, load_layout()))
 

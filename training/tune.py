@@ -69,7 +69,7 @@ class TuneRun:
     )
     runner: Runner = field(
         default_factory=lambda: Runner(
-            steps=800,
+            steps=1200,
             learning_rate=3e-4,
             schedule="cosine",
             final_learning_rate=3e-5,
