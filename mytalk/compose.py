@@ -31,6 +31,9 @@ MASK_OUTLINE = (
     (-0.62, 0.86),
 )
 FEATHER_PX = 5.0  # crop pixels, inside the mask
+TURN_FROM_DEG, TURN_FULL_DEG = 12.0, 22.0  # between them the mask draws back to the edge of the face
+EDGE_ROW_PX = 8  # crop pixels: rows in which the edge of a turned face is looked for
+EDGE_PX = 3.0  # crop pixels over which the mask ends there, on either side
 PART_MARGIN_PX = 4  # around the crop, for interpolation
 
 
@@ -128,10 +131,32 @@ def face_part(picture: Picture, matrix: F32) -> tuple[Box, U8, F32] | None:
     return box, picture.rgb(box), inner
 
 
-def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0) -> U8:
+def side_weight(points: F32, turn_deg: float) -> F32 | None:
+    """What of the mask lies on a turned face and not beside it: 0..1, float32 [256, 256]; None: all of it.
+
+    points: float32 [K, 2], the frame's own landmarks in crop pixels. turn_deg: angle between face and camera.
+    On the far side the mask ends with the face; what is behind it there, no reference shows.
+    """
+    turned = min(1.0, (turn_deg - TURN_FROM_DEG) / (TURN_FULL_DEG - TURN_FROM_DEG))
+    if turned <= 0:
+        return None
+    middle = float(np.median(points[:, 0]))
+    right = points[:, 0].max() - middle < middle - points[:, 0].min()  # the far side is the narrow one
+    x = points[:, 0] if right else -points[:, 0]
+    rows = np.round(points[:, 1] / EDGE_ROW_PX).astype(int)
+    levels = np.unique(rows)
+    edge = [x[rows == level].max() for level in levels]
+    across = np.arange(CROP) + 0.5
+    far = np.interp(across, levels * EDGE_ROW_PX, edge)[:, None]
+    inside = np.clip((far + EDGE_PX - (across if right else -across)) / (2 * EDGE_PX), 0, 1)
+    return np.asarray(1 - turned * (1 - inside), np.float32)
+
+
+def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0, side: F32 | None = None) -> U8:
     """A copy of ``frame`` uint8 [H, W, 3], the rendered crop uint8 [256, 256, 3] blended in under the mask.
 
-    strength: 0..1, how much of the rendered crop shows. Pixels outside the mask are the frame's own, exactly.
+    strength: 0..1, how much of the rendered crop shows; side: see ``side_weight``. Pixels outside the
+    mask are the frame's own, exactly.
     """
     _check_picture(frame, "frame")
     _check_picture(rendered, "rendered")
@@ -145,7 +170,8 @@ def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0) -> U8:
     back = np.linalg.inv(np.vstack([matrix.astype(np.float64), (0.0, 0.0, 1.0)]))
     back[:2, 2] += back[:2, :2] @ np.array((left, top), np.float64)
     layer = Image.fromarray(rendered)
-    layer.putalpha(_paste_weight(strength))
+    weight = _paste_weight(strength)
+    layer.putalpha(weight if side is None else Image.fromarray((np.asarray(weight) * side).astype(np.uint8)))
     layer = layer.transform(
         (right - left, bottom - top),
         Image.Transform.AFFINE,

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mytalk.clock import FPS, PLAYOUT_RATE
-from mytalk.compose import crop, face_part, paste
+from mytalk.compose import crop, face_part, paste, side_weight
 from mytalk.control import NO_CONTROL, Control, guide
 from mytalk.covered import MouthWatch
 from mytalk.dub_motion import MotionBetween, speech_motion
@@ -201,8 +201,11 @@ def _batch_rendered(
     latents = engine.encode_appearance(source.references.pictures, faces)
     tuned = None if source.tuning is None else source.tuning.decoder
     made = decode_landmarks(engine, points, latents, source.references, layout, tuned)
-    for (place, (box, rgb, inner)), face in zip(todo, made, strict=True):
-        pasted = paste(rgb, face, inner, float(source.strength[shown[place]]))
+    filmed = track_crop_landmarks(track, shown[[place for place, _ in todo]], source.matrices)
+    for (place, (box, rgb, inner)), face, seen in zip(todo, made, filmed, strict=True):
+        frame = int(shown[place])
+        side = side_weight(seen, track.poses.turn_deg(frame))
+        pasted = paste(rgb, face, inner, float(source.strength[frame]), side)
         out[place] = batch[place].with_rgb(box, rgb, pasted)
     return out
 

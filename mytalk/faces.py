@@ -37,7 +37,7 @@ BLOCK = 256  # frames in memory at a time
 SHAPE_FRAMES = 1500  # frames, spread over the video, that the person's own shape is estimated from
 REST_SHARE = 0.15  # of the frames, the most closed ones, that the rest face is the mean of
 SMILE_COST = 3.0  # of lips twice as wide as at rest, in units of the way from closed to open
-MAX_TURN_DEG = 50.0  # a face turned away further is left as it was filmed
+MAX_TURN_DEG = 45.0  # a face turned away further is left as it was filmed
 
 Frames = npt.NDArray[np.intp]
 
@@ -233,7 +233,7 @@ def track_face(
     return FaceTrack(present, segments, poses, opening, width, rest, landmarks, hidden)
 
 
-def track_crop_landmarks(track: FaceTrack, frames: Sequence[int], matrices: F32) -> F32:
+def track_crop_landmarks(track: FaceTrack, frames: Sequence[int] | Frames, matrices: F32) -> F32:
     """The face's own landmarks in some frames, float32 [n, K, 2], pixels of their crops.
 
     matrices: float32 [F, 2, 3], crop → square pixels, of every frame.

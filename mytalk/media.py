@@ -21,6 +21,7 @@ SEEK_MARGIN_S = 1.0  # reading starts so much earlier, to have the picture that 
 PROBED_PICTURES = 8  # that many are looked at for interlacing
 HDR_CURVES = {16: "HDR (PQ)", 18: "HDR (HLG)"}  # transfer characteristics, ISO/IEC 23091-2
 EXACT_LENGTH = ("mp4", "matroska")  # containers whose header tells the length reliably
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 STREAMED_RIFF = 0x7FFF0000  # a length from which on it is a stand-in for an unknown one
 CUT_OFF_S, CUT_OFF_SHARE = 1.0, 0.05  # that much missing at the end, by both, is a file that was cut off
 
@@ -90,11 +91,23 @@ def _check_riff(path: Path) -> None:
         )
 
 
+def _check_heic(path: Path) -> None:
+    """Raise ``BadInput`` for a phone's HEIC picture: FFmpeg would give one of the tiles it is made of."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    brands = [head[at : at + 4] for at in (8, *range(16, min(64, int.from_bytes(head[:4], "big")), 4))]
+    if head[4:8] == b"ftyp" and (
+        brands[0] in HEIC_BRANDS or (brands[0] in (b"mif1", b"msf1") and set(brands) & set(HEIC_BRANDS))
+    ):
+        raise BadInput(f"{path}: HEIC pictures cannot be read; save it as JPEG or PNG, and use that", "heic")
+
+
 @contextmanager
 def _opened(path: Path, what: str) -> Iterator[Any]:
     check_file(path, what)
     try:
         _check_riff(path)
+        _check_heic(path)
         with av.open(str(path)) as container:
             yield container
     except (av.FFmpegError, PermissionError) as error:

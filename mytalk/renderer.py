@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mytalk.actor import Actor
-from mytalk.compose import crop, paste, paste_box
+from mytalk.compose import crop, paste, paste_box, side_weight
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput
 from mytalk.landmarks.draw import draw_landmarks
@@ -199,7 +199,7 @@ class Renderer:
         face = np.zeros((CROP, CROP, 3), np.uint8)
         for index, part in enumerate(faces):
             face[rows, columns] = part
-            self._pictures[index] = paste(self._pictures[index], face, self._actor.matrices[index])
+            self._pictures[index] = self._pasted(index, face)
         self._idle_done = len(faces)
 
     def prepare_next(self, frames: int = ENCODE_BATCH) -> bool:
@@ -296,8 +296,15 @@ class Renderer:
     def _decode(self, drawn: Drawn, latents: F32) -> U8:
         return self._engine.decode(drawn.images, latents, drawn.references, drawn.flows, self.tuned)
 
+    def _pasted(self, index: int, face: U8) -> U8:
+        """A clip frame with a rendered crop on it."""
+        motion, matrix = self._actor.motion, self._actor.matrices[index]
+        pose = motion.poses.select(slice(index, index + 1))
+        seen = frame_to_crop(from_canonical(motion.canonical[index : index + 1], pose)[0, :, :2], matrix)
+        return paste(self._pictures[index], face, matrix, side=side_weight(seen, pose.turn_deg(0)))
+
     def _finish(self, spec: FrameSpec, face: U8) -> U8:
-        picture = paste(self._pictures[spec.clip_index], face, self._actor.matrices[spec.clip_index])
+        picture = self._pasted(spec.clip_index, face)
         if self._testcard and spec.audio_peak > FLASH_PEAK:
             picture[: picture.shape[0] // 2, : picture.shape[1] // 2] = 255
         return picture
@@ -318,6 +325,6 @@ class Renderer:
                 self._idle_faces = np.empty((count, *part.shape), np.uint8)
                 self._unsaved.add(self._idle_kind)
             self._idle_faces[index] = part
-        self._pictures[index] = paste(self._pictures[index], face, self._actor.matrices[index])
+        self._pictures[index] = self._pasted(index, face)
         self._idle_done += 1
         return True

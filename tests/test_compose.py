@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mytalk.compose import crop, hidden_mask, paste, paste_box, paste_mask
+from mytalk.compose import crop, hidden_mask, paste, paste_box, paste_mask, side_weight
 from mytalk.errors import BadInput
 
 
@@ -108,3 +108,31 @@ def test_paste_is_one_resampling_of_the_crop_with_its_weight() -> None:
         out = paste(frame, face, place, strength)
         # where it begins to sample moves the positions by rounding only
         assert np.abs(out.astype(int) - np.asarray(whole)).max() <= 1
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_mask_of_a_turned_face_ends_with_the_face(mirrored: bool) -> None:
+    """Far side at column 180: beyond it is the background, and it stays."""
+    rows, columns = np.mgrid[20:220:25j, 40:180:25j]
+    points = np.stack([columns, rows], axis=-1).reshape(-1, 2).astype(np.float32)
+    points = np.concatenate([points, np.full((400, 2), (150, 120), np.float32)])  # most points: eyes and lips
+    if mirrored:
+        points[:, 0] = 256 - points[:, 0]
+    assert side_weight(points, 10.0) is None
+    weight = side_weight(points, 35.0)
+    assert weight is not None
+    weight = weight[:, ::-1] if mirrored else weight
+    assert (weight[:, :175] == 1).all()
+    assert (weight[:, 186:] == 0).all()
+    half = side_weight(points, 17.0)
+    assert half is not None
+    assert half.min() == pytest.approx(0.5)
+    matrix = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
+    frame, face = np.zeros((256, 256, 3), np.uint8), np.full((256, 256, 3), 200, np.uint8)
+    all_of_it = paste(frame, face, matrix)
+    part = paste(frame, face, matrix, side=side_weight(points, 35.0))
+    if mirrored:
+        all_of_it, part = all_of_it[:, ::-1], part[:, ::-1]
+    np.testing.assert_array_equal(part[:, :174], all_of_it[:, :174])
+    assert all_of_it[:, 190:].any()
+    assert not part[:, 190:].any()

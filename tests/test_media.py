@@ -159,6 +159,9 @@ def test_bad_files_get_one_clear_line(tmp_path: Path) -> None:
     text, empty = tmp_path / "text.mp4", tmp_path / "empty.mp4"
     text.write_text("this is not a video\n" * 100)
     empty.touch()
+    heic, other = tmp_path / "phone.heic", tmp_path / "phone.heif"
+    heic.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(2000))
+    other.write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(2000))
     wav = tmp_path / "sound.wav"
     with av.open(str(wav), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
@@ -171,6 +174,8 @@ def test_bad_files_get_one_clear_line(tmp_path: Path) -> None:
         (empty, "empty"),
         (tmp_path, "not a file"),
         (wav, "no picture"),
+        (heic, "HEIC pictures cannot be read"),
+        (other, "HEIC pictures cannot be read"),
     ):
         with pytest.raises(BadInput, match=says) as caught:
             probe_video(path)
