@@ -31,10 +31,11 @@ from mytalk.engines.bundle import (
 )
 from mytalk.errors import BadInput, MyTalkError
 from mytalk.landmarks.layout import load_layout
-from mytalk.models.appearance import AppearanceConfig, AppearanceModel
+from mytalk.models.appearance import AppearanceModel
 from mytalk.models.checkpoint import load_checkpoint
 from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmarks
 from mytalk.models.motion import MotionConfig, MotionModel
+from mytalk.models.serving import Appearance, appearance_from
 
 MOST_STEPS = 50  # a graph grows with every step; more would not be few-step sampling
 
@@ -50,7 +51,7 @@ class Trained:
     motion: MotionModel
     identity: torch.nn.Module
     identity_config: IdentityConfig
-    appearance: AppearanceModel
+    appearance: Appearance
     runs: dict[str, dict[str, Any]]
 
 
@@ -71,7 +72,7 @@ def load_trained(motion_path: Path, appearance_path: Path) -> Trained:
     extractor.load_state_dict(saved["identity"])
     told = extractor if config.condition == "embed_cross" else KeyLandmarks(extractor)
     hidden = torch.from_numpy(hidden_mask())
-    appearance = AppearanceModel(AppearanceConfig(**json.loads(pictures["config"])), hidden)
+    appearance = appearance_from(json.loads(pictures["config"]), hidden)
     appearance.load_state_dict(pictures["average"])
     runs = {"motion": _run(saved), "appearance": _run(pictures)}
     return Trained(motion.eval(), told.eval(), about, appearance.eval(), runs)
@@ -146,6 +147,8 @@ def write_bundle(trained: Trained, steps: Steps, calibrate: Path | None, folder:
     halve_decoder(folder / "decode.onnx", folder / HALF_DECODER)
     parity = {}
     if calibrate is not None:
+        if not isinstance(trained.appearance, AppearanceModel):
+            raise BadInput("int8 is for the size tiny: the others are meant for cards; leave out --calibrate")
         int8 = quantise_decoder(trained.appearance, folder / "decode.onnx", folder / INT8_DECODER, calibrate)
         parity["int8_picture_db"] = int8
         if not int8 >= LIMITS["int8"].picture_db:

@@ -16,15 +16,14 @@ from mytalk.engines.bundle import MOTION_WEIGHTS, motion_graph
 from mytalk.errors import MyTalkError
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.warp import flow_shape
-from mytalk.models.appearance import AppearanceModel
 from mytalk.models.conformer import rotary_tables
 from mytalk.models.motion import MotionModel
-from mytalk.models.streaming import AppearanceDecoder, AppearanceEncoders, StreamingHop, initial_state
+from mytalk.models.serving import Appearance, decoder_of, encoders_of, latent_shape, picture_side
+from mytalk.models.streaming import StreamingHop, initial_state
 
 OPSET = 20
 EXTERNAL_BYTES = 1024  # smaller tensors stay in the graph
 ALIGNMENT = 64
-CROP = 256
 
 
 def motion_example(model: MotionModel, count: int = 1, seed: int = 0) -> dict[str, Tensor]:
@@ -166,7 +165,7 @@ def round_to_half(module: nn.Module) -> None:
 def export_graphs(
     motion: MotionModel,
     identity: nn.Module,
-    appearance: AppearanceModel,
+    appearance: Appearance,
     step_counts: Sequence[int],
     out: Path,
 ) -> None:
@@ -175,15 +174,22 @@ def export_graphs(
     export_motion(motion, step_counts, out)
     faces = {"landmarks": torch.zeros(2, load_layout().points, 2)}
     _export(identity, faces, ["embedding"], out / "identity.onnx", {"landmarks"})
+    export_appearance(appearance, out)
+
+
+def export_appearance(appearance: Appearance, out: Path) -> None:
+    """Write {encode,decode}.onnx of any size into ``out``; pictures have the side that the model works on."""
+    out.mkdir(parents=True, exist_ok=True)
+    side = picture_side(appearance)
     crops = {
-        "references": torch.zeros(3, CROP, CROP, 3, dtype=torch.uint8),
-        "faces": torch.zeros(2, CROP, CROP, 3, dtype=torch.uint8),
+        "references": torch.zeros(3, side, side, 3, dtype=torch.uint8),
+        "faces": torch.zeros(2, side, side, 3, dtype=torch.uint8),
     }
-    _export(AppearanceEncoders(appearance), crops, ["latents"], out / "encode.onnx", {"faces"})
+    _export(encoders_of(appearance), crops, ["latents"], out / "encode.onnx", {"faces"})
     drawn = {
-        "landmark_images": torch.zeros(2, 3, CROP, CROP),
-        "latents": torch.zeros(2, appearance.config.app + 48, 40, 44),
-        "references": torch.zeros(2, 3, CROP, CROP, 3, dtype=torch.uint8),
+        "landmark_images": torch.zeros(2, 3, side, side),
+        "latents": torch.zeros(2, *latent_shape(appearance)),
+        "references": torch.zeros(2, 3, side, side, 3, dtype=torch.uint8),
         "flows": torch.zeros(2, 3, 2, *flow_shape()),
     }
-    _export(AppearanceDecoder(appearance), drawn, ["pictures"], out / "decode.onnx", set(drawn))
+    _export(decoder_of(appearance), drawn, ["pictures"], out / "decode.onnx", set(drawn))

@@ -113,7 +113,7 @@ def import_faults(own: Module, names: set[str]) -> Iterator[str]:
     def uses(package: str) -> bool:
         return any(inside(name, package) for name in names)
 
-    if uses("mytalk.models") and not own.is_in("mytalk.models", "mytalk.engines.torch", "export", "training"):
+    if uses("mytalk.models") and not own.is_in("mytalk.models", "mytalk.engines.torch", *TOOLS):
         yield "imports mytalk.models"
     if own.is_in("clients"):
         yield from (f"a client imports {top}" for top in OURS if top != "clients" and uses(top))

@@ -146,6 +146,8 @@ def _decide(names: Sequence[str], ms: dict[str, float], refused: dict[str, str])
     if ms:
         others = ", ".join(f"{other} {took:.1f}" for other, took in ms.items() if other != name)
         reason = f"{ms[name]:.1f} ms a picture" + (f", against {others}" if others else "")
+        if min(ms.values()) < ms[name]:
+            reason += " (differences below 10 % do not count)"
     else:
         reason = "the only one here"
     if refused:

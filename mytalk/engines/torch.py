@@ -25,20 +25,14 @@ from mytalk.engines.graphs import Arrays, GraphEngine
 from mytalk.errors import EngineFailed, MyTalkError
 from mytalk.landmarks.normalise import CROP
 from mytalk.landmarks.warp import flow_shape
-from mytalk.models.appearance import (
-    BASE_CHANNELS,
-    REFERENCES,
-    WINDOW_COLUMNS,
-    WINDOW_ROWS,
-    AppearanceConfig,
-    AppearanceModel,
-)
 from mytalk.models.half import in_half
 from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmarks
 from mytalk.models.motion import MotionConfig, MotionModel
-from mytalk.models.streaming import AppearanceDecoder, AppearanceEncoders, StreamingHop
+from mytalk.models.serving import appearance_from, decoder_of, encoders_of, latent_shape
+from mytalk.models.streaming import StreamingHop
 from mytalk.tuned import TunedDecoder
 
+REFERENCES = 3  # lip references of an actor
 Prepare = Callable[[torch.nn.Module], Callable[..., Any]]
 HOP_INPUTS = (
     "log_mel",
@@ -72,7 +66,7 @@ def load_modules(bundle: Path, manifest: dict[str, Any]) -> dict[str, torch.nn.M
         extractor = IdentityExtractor(about.points, about.hidden, about.embedding, about.layers)
         told = extractor if motion.config.condition == "embed_cross" else KeyLandmarks(extractor)
         hidden = torch.from_numpy(hidden_mask())
-        appearance = AppearanceModel(AppearanceConfig(**configs["appearance"]), hidden)
+        appearance = appearance_from(configs["appearance"], hidden)
         for name, model in (("motion", motion), ("identity", told), ("appearance", appearance)):
             model.load_state_dict(load_file(bundle / f"{name}.safetensors"))
         counts = [int(steps) for steps in manifest["spec"]["step_counts"]]
@@ -83,8 +77,8 @@ def load_modules(bundle: Path, manifest: dict[str, Any]) -> dict[str, torch.nn.M
     return {
         **{motion_graph(steps): StreamingHop(motion, steps) for steps in counts},
         "identity": told,
-        "encode": AppearanceEncoders(appearance),
-        "decode": AppearanceDecoder(appearance),
+        "encode": encoders_of(appearance),
+        "decode": decoder_of(appearance),
     }
 
 
@@ -188,16 +182,9 @@ def decoder_example(module: torch.nn.Module, batch: int) -> tuple[torch.Tensor, 
     """Inputs of the decoder, of so many pictures, where its weights are."""
     device = next(module.parameters()).device
     model: Any = module.get_submodule("model")
-    app: int = model.config.app
     return (
         torch.zeros(batch, 3, CROP, CROP, device=device),
-        torch.zeros(
-            batch,
-            app + BASE_CHANNELS,
-            WINDOW_ROWS[1] - WINDOW_ROWS[0],
-            WINDOW_COLUMNS[1] - WINDOW_COLUMNS[0],
-            device=device,
-        ),
+        torch.zeros(batch, *latent_shape(model), device=device),
         torch.zeros(batch, REFERENCES, CROP, CROP, 3, dtype=torch.uint8, device=device),
         torch.zeros(batch, REFERENCES, 2, *flow_shape(), device=device),
     )
