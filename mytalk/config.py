@@ -13,6 +13,7 @@ class SessionConfig:
     """How a ``TalkSession`` trades delay against smoothness; frames are 40 ms.
 
     hop_frames: frames that one motion job finishes; lookahead_frames: provisional frames after them.
+    steps: diffusion steps of a hop, one of the engine's; 0 = its default.
     live_delay_s: a live microphone's sample leaves this long after it came in (raised to what hop and
         lookahead need and the network's jitter takes, where it is less).
     live_drift_s: deviation from it from which live speech is resampled, by 0.5 % at most, to come back.
@@ -40,6 +41,7 @@ class SessionConfig:
 
     hop_frames: int = 2
     lookahead_frames: int = 1
+    steps: int = 0
     live_delay_s: float = 0.25
     live_drift_s: float = 0.025
     live_slack_s: float = 0.06
@@ -93,6 +95,7 @@ class SessionConfig:
 _RANGES: dict[str, tuple[float, float]] = {
     "hop_frames": (1, 250),
     "lookahead_frames": (0, 250),
+    "steps": (0, 50),
     "live_delay_s": (0.04, 5.0),
     "live_drift_s": (0.021, 1.0),  # a start is rounded to the nearest slot: 20 ms are no drift
     "live_slack_s": (0.02, 5.0),

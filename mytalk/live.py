@@ -44,6 +44,10 @@ class LivePace:
         self._since_s: float | None = None  # when the first of them came
         self._draining_s: float | None = None  # how much sound came since it is too late; None: it is not
 
+    def need(self, needed_s: float) -> None:
+        """Hop and lookahead take another delay from now on; it is reached as drift is taken up."""
+        self._needed_s = needed_s
+
     @property
     def target_s(self) -> float:
         """The delay to keep: what is needed and the network's jitter, at least the configured one."""

@@ -8,7 +8,7 @@ A shell feeds it speech, runs the jobs it asks for (one at a time) and takes the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from mytalk.engines.engine import EngineSpec
 from mytalk.errors import BadInput, SessionClosed
 from mytalk.resample import check_rate
 from mytalk.session_intake import Moment, SpeechQueue
+from mytalk.session_knobs import check_knobs
 from mytalk.session_plan import Anchor, Closing, Utterance
 from mytalk.session_report import EventKind, EventLog, SessionEvent, SessionStats
 from mytalk.session_stage import Stage
@@ -66,13 +67,7 @@ class TalkSession:
         now: float,
     ) -> None:
         """``initial_state`` is the engine's memory with nothing known; ``seed`` fixes the diffusion noise."""
-        tokens = config.hop_frames + config.lookahead_frames
-        if tokens > spec.tokens or config.known_frames > spec.tokens:
-            raise BadInput(
-                f"hop + lookahead ({tokens}) and known_frames ({config.known_frames}) must not exceed"
-                f" the engine's {spec.tokens} tokens",
-                "bad_config",
-            )
+        check_knobs(config, spec)
         self._actor, self._spec, self._config, self._seed = actor, spec, config, seed
         self._initial_state = initial_state
         self._state = State.IDLE
@@ -84,6 +79,7 @@ class TalkSession:
         self._flight: _Flight | None = None
         self._starved_slots = 0
         self._picture_every, self._pushed_config = 1, config
+        self._hop_factor, self._fewest_steps = 1, False
         self._events = EventLog(MAX_EVENTS)
 
     # -- speech comes in -------------------------------------------------------------------------------
@@ -149,15 +145,45 @@ class TalkSession:
         self._close_mouth()
         return played
 
-    def economise(self, *, hop_factor: int, picture_every: int) -> None:
+    def configure(
+        self, *, hop: int | None = None, lookahead: int | None = None, steps: int | None = None
+    ) -> None:
+        """Turn the latency/quality knob while it runs; what is None stays as it is.
+
+        hop, lookahead: frames, from each utterance's next hop on; one whose end is known keeps its own.
+        steps: diffusion steps, 0 = the engine's default. The delay of a live microphone follows.
+        Raises ``BadInput``, and nothing is changed.
+        """
+        old = self._config
+        config = replace(
+            old,
+            hop_frames=old.hop_frames if hop is None else hop,
+            lookahead_frames=old.lookahead_frames if lookahead is None else lookahead,
+            steps=old.steps if steps is None else steps,
+        )
+        check_knobs(config, self._spec)
+        self._config, self._pushed_config = config, config.with_hop(self._hop_factor, self._spec.tokens)
+        self._queue.configure(self._config, self._pushed_config)
+
+    def knobs(self) -> dict[str, int]:
+        """What ``configure`` can turn, as it stands."""
+        config = self._config
+        return {
+            "hop": config.hop_frames,
+            "lookahead": config.lookahead_frames,
+            "steps": config.steps or self._spec.steps,
+        }
+
+    def economise(self, *, hop_factor: int, picture_every: int, fewest_steps: bool = False) -> None:
         """Do with less work from now on; 1, 1: all that was asked for.
 
         hop_factor: pushed utterances that begin later make motion for so many times more frames at once, if
         the engine can; live ones have no time for it. picture_every: one picture of so many frames is made.
+        fewest_steps: motion takes the fewest diffusion steps that the engine has.
         """
         if min(hop_factor, picture_every) < 1:
             raise BadInput("hop_factor and picture_every must be at least 1", "bad_config")
-        self._picture_every = picture_every
+        self._picture_every, self._hop_factor, self._fewest_steps = picture_every, hop_factor, fewest_steps
         self._pushed_config = self._config.with_hop(hop_factor, self._spec.tokens)
 
     def close(self) -> None:
@@ -203,18 +229,24 @@ class TalkSession:
             if skipped:
                 self._stage.count.skipped_frames += skipped
                 self._tell("skipped", detail=f"motion was behind and skipped {skipped} frames")
+            utterance.take_knobs()
             while not utterance.all_planned:
                 fits = ahead + self._config.hop_frames <= self._config.ahead_frames
                 if not fits or not utterance.can_plan(utterance.next_motion):
                     return self._picture_flight(utterance)
                 if not utterance.rest_hop():
-                    return _Flight(utterance.motion_job(self._generation, self._seed), utterance, ())
+                    job = utterance.motion_job(self._generation, self._seed, self._steps)
+                    return _Flight(job, utterance, ())
                 ahead += self._config.hop_frames
             flight = self._picture_flight(utterance)  # of a mouth that closes to rest
             if flight is not None:
                 return flight
             previous = utterance
         return None
+
+    @property
+    def _steps(self) -> int:
+        return self._spec.step_counts[0] if self._fewest_steps else self._config.steps or self._spec.steps
 
     def _set_anchor(self, utterance: Utterance, previous: Utterance | None) -> None:
         """Fix the play positions of an utterance from its next frame on, so that it can be rendered ahead."""

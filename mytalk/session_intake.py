@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mytalk.clock import ANALYSIS_RATE, FRAME_S, PLAYOUT_RATE
+from mytalk.clock import PLAYOUT_RATE
 from mytalk.config import SessionConfig
 from mytalk.engines.engine import EngineSpec
 from mytalk.errors import BadInput, Overloaded
 from mytalk.live import LivePace
-from mytalk.motion import analysis_samples_needed
+from mytalk.session_knobs import needed_delay_s
 from mytalk.session_plan import Utterance
 from mytalk.session_report import LiveFigures
 from mytalk.types import I16
@@ -43,10 +43,14 @@ class SpeechQueue:
         self._begin_utterance = begin
         self._seen = 0
         self._unheard_s = 0.0
-        # What hop and lookahead need before they can start, and one frame for their compute.
-        tokens = config.hop_frames + config.lookahead_frames
-        needed_s = analysis_samples_needed(tokens, spec) / ANALYSIS_RATE + FRAME_S
-        self._pace = LivePace(config, needed_s)
+        self._spec = spec
+        self._pace = LivePace(config, needed_delay_s(config, spec))
+
+    def configure(self, live: SessionConfig, pushed: SessionConfig) -> None:
+        """Other hop and lookahead from the next hop of each utterance on; the live delay goes after them."""
+        self._pace.need(needed_delay_s(live, self._spec))
+        for utterance in self.utterances:
+            utterance.configure(live if utterance.live else pushed)
 
     @property
     def live(self) -> LiveFigures:

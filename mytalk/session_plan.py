@@ -11,6 +11,7 @@ from mytalk.clock import PLAYOUT_SAMPLES_PER_FRAME
 from mytalk.config import SessionConfig
 from mytalk.engines.engine import EngineSpec
 from mytalk.motion import hop_noise
+from mytalk.session_knobs import hop_start, hops_end
 from mytalk.session_rest import Hush, Rest, closing_weights
 from mytalk.session_speech import UtteranceSpeech
 from mytalk.speech import MELS, SILENCE
@@ -184,14 +185,27 @@ class Utterance:
         self._state = initial_state
         self._restart = True
         self._motion_position = 0
+        self._wanted: SessionConfig | None = None  # hop and lookahead to come
+        self._border = 0  # the frame from which hops are counted
+
+    def configure(self, config: SessionConfig) -> None:
+        """Other hop and lookahead from the next hop on; not once its end is known."""
+        self._wanted = config
+
+    def take_knobs(self) -> None:
+        """A new hop may begin: what ``configure`` asked for holds from here on."""
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and not self.speech.ended:
+            self._config, self._border = wanted, self.next_motion
+            self._rest.configure(wanted)
 
     @property
     def total_frames(self) -> int | None:
         """Frames with the tail, whole hops (so that hops never depend on arrival); None while open."""
         if not self.speech.ended:
             return None
-        hop = self._config.hop_frames
-        return -(-(self.speech.speech_frames + self._config.tail_frames) // hop) * hop
+        config = self._config
+        return hops_end(self._border, self.speech.speech_frames + config.tail_frames, config.hop_frames)
 
     @property
     def all_planned(self) -> bool:
@@ -221,7 +235,9 @@ class Utterance:
     def can_plan(self, frame: int) -> bool:
         """Whether the speech that the hop of a frame depends on is here."""
         hop = self._config.hop_frames
-        return self.speech.can_plan(frame - frame % hop, hop, self._config.lookahead_frames)
+        if frame < self._border:
+            return True  # it was planned, by hops that may have been of another size
+        return self.speech.can_plan(hop_start(self._border, frame, hop), hop, self._config.lookahead_frames)
 
     def position_of(self, frame: int) -> int:
         """Play position of a frame; the utterance must be anchored."""
@@ -255,7 +271,7 @@ class Utterance:
         if self.next_motion > self.next_play:
             return 0
         hop = self._config.hop_frames
-        target = -(-(self.next_play + self._config.skip_lead_frames) // hop) * hop
+        target = hops_end(self._border, self.next_play + self._config.skip_lead_frames, hop)
         if self.total_frames is not None:
             target = min(target, self.total_frames)
         skipped = target - self.next_motion
@@ -294,7 +310,7 @@ class Utterance:
             clip_index = self._actor.clip_index(self.position_of(frame))
             self.track.want(frame, FrameSpec(clip_index, displacement, self.speech.peak(frame)))
 
-    def motion_job(self, generation: int, seed: int) -> MotionJob:
+    def motion_job(self, generation: int, seed: int, steps: int) -> MotionJob:
         """The next hop; the caller has checked that it can be planned and that the utterance is anchored."""
         spec, config = self._spec, self._config
         first, tokens = self.next_motion, config.hop_frames + config.lookahead_frames
@@ -315,6 +331,7 @@ class Utterance:
             position=self._motion_position,
             hop=config.hop_frames,
             tokens=tokens,
+            steps=steps,
             known=known,
             known_upper=None if known is None else self._upper(first - len(known), len(known), len(known)),
             known_log_mel=None if known is None else silence,

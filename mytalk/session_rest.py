@@ -53,6 +53,10 @@ class Rest:
         self._config = config
         self._fade: Iterator[F32] | None = None  # None: the face does not rest
 
+    def configure(self, config: SessionConfig) -> None:
+        """Other hop and lookahead from the next hop on."""
+        self._config = config
+
     @property
     def active(self) -> bool:
         """Whether the last hop rested."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mytalk.clock import FRAME_S, PLAYOUT_RATE
@@ -111,7 +111,11 @@ class Conversation:
 
     def degrade(self, level: Level) -> None:
         """Serve it at this level from now on."""
-        self._session.economise(hop_factor=level.hop_factor, picture_every=level.picture_every)
+        self._session.economise(
+            hop_factor=level.hop_factor,
+            picture_every=level.picture_every,
+            fewest_steps=level.fewest_steps,
+        )
 
     def begin_media(self) -> None:
         """The peer is connected: slices go to the tracks from now on (before, nobody would fetch them)."""
@@ -138,6 +142,12 @@ class Conversation:
         """Stop talking now; listeners are told with an ``interrupted`` event."""
         self._session.interrupt(self.clock())
         self._after_input()
+
+    def configure(self, knobs: Mapping[str, int]) -> dict[str, int]:
+        """Turn the latency/quality knob; returns what holds now."""
+        self._session.configure(**knobs)
+        self._after_input()
+        return self._session.knobs()
 
     def queued_s(self) -> float:
         """Seconds of speech taken and not yet played."""

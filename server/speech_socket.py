@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from mytalk.types import I16
 logger = logging.getLogger(__name__)
 Message = dict[str, Any]
 
+KNOBS = ("hop", "lookahead", "steps")  # of a session, see docs/protocol.md
 MAX_PCM_BYTES = 64 * 1024  # of one binary message: 1.4 s at 24 kHz
 MAX_TEXT_BYTES = 4 * 1024
 SOCKET_MAX_BYTES = 1024 * 1024  # beyond this the WebSocket itself is closed (1009)
@@ -39,6 +40,10 @@ class SpeechSink(Protocol):
 
     def interrupt(self) -> None:
         """Stop talking now."""
+        ...
+
+    def configure(self, knobs: Mapping[str, int]) -> dict[str, int]:
+        """Turn the latency/quality knob (``TalkSession.configure``); returns what holds now."""
         ...
 
     def queued_s(self) -> float:
@@ -89,6 +94,11 @@ class SpeechChannel:
         if kind == "interrupt":
             self._sink.interrupt()
             return [self._report()]
+        if kind == "configure":
+            knobs = {name: value for name, value in message.items() if name != "type"}
+            if unknown := sorted(set(knobs) - set(KNOBS)):
+                raise BadInput(f"unknown setting {unknown[0]!r}; known are {', '.join(KNOBS)}", "bad_config")
+            return [{"type": "configured", **self._sink.configure(knobs)}]
         if kind == "ping":
             return [{"type": "pong", "t": message.get("t"), "server_s": self._clock()}]
         raise BadInput(f"unknown message type {kind!r}", "unknown_type")

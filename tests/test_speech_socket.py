@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mytalk.errors import Overloaded
+from mytalk.errors import BadInput, Overloaded
 from mytalk.types import I16
 from server.speech_socket import MAX_PCM_BYTES, MAX_TEXT_BYTES, SpeechChannel
 
@@ -36,6 +37,12 @@ class Sink:
     def interrupt(self) -> None:
         self.calls.append("interrupt")
 
+    def configure(self, knobs: Mapping[str, int]) -> dict[str, int]:
+        if knobs.get("hop") == 99:
+            raise BadInput("too much", "bad_config")
+        self.calls.append("configure")
+        return {"hop": 2, "lookahead": 1, "steps": 2, **knobs}
+
     def queued_s(self) -> float:
         return len(self.samples) / 24_000
 
@@ -55,6 +62,17 @@ def started(sink: Sink) -> SpeechChannel:
 def codes(replies: list[dict[str, object]]) -> list[object]:
     assert all(reply["type"] == "error" and reply["message"] for reply in replies)
     return [reply["code"] for reply in replies]
+
+
+def test_the_knob_is_turned_and_what_cannot_be_is_refused() -> None:
+    sink = Sink()
+    speech = channel(sink)
+    assert speech.text('{"type":"configure","hop":4,"steps":1}') == [
+        {"type": "configured", "hop": 4, "lookahead": 1, "steps": 1}
+    ]
+    assert codes(speech.text('{"type":"configure","hop":99}')) == ["bad_config"]
+    assert codes(speech.text('{"type":"configure","hops":2}')) == ["bad_config"]
+    assert sink.calls == ["configure"]
 
 
 def test_speech_arrives_sample_for_sample() -> None:
