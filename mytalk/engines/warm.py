@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -46,9 +47,9 @@ class Exercise:
             tokens=min(spec.tokens, HOP_FRAMES + LOOKAHEAD_FRAMES),
         )
 
-    def motion(self) -> MotionResult:
-        """One hop of ``HOP_FRAMES`` frames."""
-        return self._engine.motion([self._job])[0]
+    def motion(self, steps: int | None = None) -> MotionResult:
+        """One hop of ``HOP_FRAMES`` frames. steps: of diffusion, None = the engine's default."""
+        return self._engine.motion([replace(self._job, steps=steps)])[0]
 
     def decode(self, count: int) -> U8:
         """``count`` lip pictures in one call."""
@@ -76,7 +77,8 @@ def warm_up(
     """
     begin = clock()
     exercise = Exercise(engine, max(pictures, default=1))
-    exercise.motion()
+    for steps in engine.spec.step_counts:  # a graph each; a busy server goes down to fewer steps
+        exercise.motion(steps)
     for count in faces:
         exercise.encode(count)
     for count in pictures:
