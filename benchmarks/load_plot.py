@@ -16,7 +16,7 @@ PARTS = ("motion", "draw", "decode", "paste", "encode", "send", "event_loop", "o
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Write the report as a PNG."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), dpi=120, width_ratios=(2, 1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.6), dpi=120, width_ratios=(2, 1))
     _parts(left, report["steps"])
     _late(right, report)
     about = report["machine"]
@@ -36,12 +36,12 @@ def _parts(axes: Axes, steps: list[dict[str, Any]]) -> None:
     left = [0.0] * len(steps)
     for part in PARTS:
         widths = [step["cpu_ms_per_picture"].get(part, 0.0) for step in steps]
-        axes.barh(labels, widths, left=left, label=part.replace("_", " "))
+        axes.barh(labels, widths, left=left, height=0.6, label=part.replace("_", " "))
         left = [a + b for a, b in zip(left, widths, strict=True)]
     axes.set_xlabel("ms of processor time for each spoken picture")
     axes.set_ylabel("sessions talking at once")
-    axes.legend(fontsize=7, ncols=3)
-    axes.set_xlim(0, 1.45 * max(left, default=1.0) or 1.0)
+    axes.set_ylim(-0.8, max(1, len(steps)) - 0.2)
+    axes.legend(fontsize=7, ncols=len(PARTS), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
 
 
 def _late(axes: Axes, report: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mytalk.engines.bundle import Memory, motion_graph
 from mytalk.engines.engine import EngineSpec
+from mytalk.engines.lockstep import Computation, run_in_lockstep
 from mytalk.errors import EngineFailed
 from mytalk.speech import MEL_FRAMES_PER_FRAME, MELS
 from mytalk.tuned import TunedDecoder
@@ -103,10 +104,10 @@ class GraphEngine:
         return embedding
 
     def motion(self, jobs: Sequence[MotionJob]) -> list[MotionResult]:
-        """One hop for each job; the jobs are computed one by one, so that none depends on its neighbours."""
-        return [self._hop(job) for job in jobs]
+        """One hop for each job; one by one unless the runner is faster at batches (``lockstep``)."""
+        return run_in_lockstep([self._hop(job) for job in jobs], self._runner.run, self.batch)
 
-    def _hop(self, job: MotionJob) -> MotionResult:
+    def _hop(self, job: MotionJob) -> Computation[MotionResult]:
         state, spec = job.state, self.spec
         steps = spec.steps if job.steps is None else job.steps
         if steps not in spec.step_counts:
@@ -123,14 +124,14 @@ class GraphEngine:
                 job.known.reshape(count, -1),
             )
             # What is sampled is not used: the least of it will do.
-            _, state = self._call(state, job.identity, given, count, spec.step_counts[0])
+            _, state = yield from self._call(state, job.identity, given, count, spec.step_counts[0])
         new = Tokens(job.log_mel, job.upper, job.noise, job.position, job.tokens, None)
-        sampled, state = self._call(state, job.identity, new, job.hop, steps)
+        sampled, state = yield from self._call(state, job.identity, new, job.hop, steps)
         return MotionResult(sampled[: job.hop].reshape(job.hop, spec.compact, 3), state)
 
     def _call(
         self, state: MotionState, identity: F32, new: Tokens, hop: int, steps: int
-    ) -> tuple[F32, MotionState]:
+    ) -> Computation[tuple[F32, MotionState]]:
         spec, count = self.spec, new.count
         if len(new.log_mel) != spec.mel_frames:
             # A runtime with free sizes might compute something of it.
@@ -159,7 +160,7 @@ class GraphEngine:
             "use_given": np.float32(new.given is not None),
         }
         inputs = {name: np.ascontiguousarray(np.asarray(value)[None]) for name, value in rows.items()}
-        sampled, keys, values, gates = self._runner.run(motion_graph(steps), inputs)
+        sampled, keys, values, gates = yield motion_graph(steps), inputs
         return sampled[0], _remember(state, (keys[0], values[0], gates[0]), new.position, hop)
 
     def encode_appearance(self, references: U8, faces: U8) -> F32:
