@@ -10,7 +10,9 @@ from mytalk.engines import default_bundle, load_engine
 
 def test_a_border_ratio_tells_a_jump_at_borders() -> None:
     smooth = np.sin(np.arange(400) / 5)[:, None, None].astype(np.float32)
-    assert border_ratio(smooth, 4, 1) == 1.0
+    plain = border_ratio(smooth, 4, 1)
+    assert plain is not None
+    assert abs(plain - 1) < 0.01
     jumps = smooth + (np.arange(400) // 4 % 2)[:, None, None].astype(np.float32)
     ratio = border_ratio(jumps, 4, 1)
     assert ratio is not None
