@@ -122,10 +122,9 @@ def test_a_bundle_of_an_older_format_is_brought_up_to_date(small_bundle, tmp_pat
     shutil.copytree(small_bundle, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "motion.onnx").write_bytes(b"the one graph of format 1")
-    older = manifest | {"format": 1, "files": {"decode.onnx": "", "encode.onnx": "", "identity.onnx": ""}}
-    older["files"] |= dict.fromkeys(("identity.safetensors", "appearance.safetensors", "motion.onnx"), "")
-    older["files"]["motion.safetensors"] = ""
-    (copy / "manifest.json").write_text(json.dumps(older))
+    kept = [name for name in manifest["files"] if not name.startswith("motion_")]
+    older = {"format": 1, "files": dict.fromkeys([*kept, "motion.onnx"], "")}
+    (copy / "manifest.json").write_text(json.dumps(manifest | older))
     with pytest.raises(EngineFailed, match="python -m export update"):
         load_engine("onnx", copy)
     assert cli.main(["update", str(copy), "--steps", "1", "--step-counts", "1"]) == 0
