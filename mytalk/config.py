@@ -14,8 +14,8 @@ class SessionConfig:
 
     hop_frames: frames that one motion job finishes; lookahead_frames: provisional frames after them.
     steps: diffusion steps of a hop, one of the engine's; 0 = its default.
-    live_delay_s: a live microphone's sample leaves this long after it came in (raised to what hop and
-        lookahead need and the network's jitter takes, where it is less).
+    live_delay_s: a live microphone's sample leaves at least this long after it came in. More where hop and
+        lookahead need more, with what jitter and compute were measured to take.
     live_drift_s: deviation from it from which live speech is resampled, by 0.5 % at most, to come back.
     live_slack_s: backlog above it from which quiet pieces of live speech are dropped, and after a second
         without any, pitch periods cut out.
@@ -42,7 +42,7 @@ class SessionConfig:
     hop_frames: int = 2
     lookahead_frames: int = 1
     steps: int = 0
-    live_delay_s: float = 0.25
+    live_delay_s: float = 0.1
     live_drift_s: float = 0.025
     live_slack_s: float = 0.06
     live_backlog_s: float = 1.0

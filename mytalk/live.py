@@ -6,8 +6,10 @@ from collections import deque
 
 import numpy as np
 
+from mytalk.clock import FRAME_S
 from mytalk.config import SessionConfig
 from mytalk.jitter import ArrivalJitter
+from mytalk.readiness import Readiness
 from mytalk.stretch import Stretcher, shorten
 from mytalk.types import I16
 
@@ -20,6 +22,8 @@ CUT_AFTER_S = 1.0  # sound that is too late may wait so long for a quiet moment,
 PIECE_S = 0.01  # quiet pieces that are dropped
 BLOCK_S = 0.02  # sound that a period is cut out of
 MIN_JITTER_S, MAX_JITTER_S = 0.02, 0.2  # allowed for in the target
+COMPUTE_S = FRAME_S  # likewise, for motion and the first picture of a hop; more where more is measured
+MAX_READY_S = 0.15  # from a sample that came at its time to its picture, beyond hop and lookahead
 
 
 class LivePace:
@@ -32,12 +36,13 @@ class LivePace:
     """
 
     def __init__(self, config: SessionConfig, needed_s: float) -> None:
-        """needed_s: delay that hop, lookahead and their compute take."""
+        """needed_s: delay that hop and lookahead take, compute not included."""
         self.dropped_s = 0.0
         self.speed = 1.0  # input samples an output sample takes
         self._config = config
         self._needed_s = needed_s
         self._jitter = ArrivalJitter(MIN_JITTER_S, MAX_JITTER_S)
+        self._readiness = Readiness(MAX_READY_S)
         self._stretcher = Stretcher()
         self._received_s = 0.0
         self._delays: deque[tuple[float, float]] = deque()  # now, delay: the window's maxima, decreasing
@@ -50,8 +55,14 @@ class LivePace:
 
     @property
     def target_s(self) -> float:
-        """The delay to keep: what is needed and the network's jitter, at least the configured one."""
-        return max(self._config.live_delay_s, self._needed_s + self._jitter.depth_s)
+        """The delay to keep: what is needed, jitter and compute; at least the configured one."""
+        allowed_s = max(self._jitter.depth_s + COMPUTE_S, self._readiness.allowance_s)
+        return max(self._config.live_delay_s, self._needed_s + allowed_s)
+
+    def pictured(self, slack_s: float) -> None:
+        """A frame left whose picture was ready so long before (negative: it was not)."""
+        if self._delays:
+            self._readiness.note(self._delays[0][1] - self._needed_s - slack_s)
 
     def fit(self, samples: I16, rate_hz: int, delay_s: float, now: float) -> tuple[I16, float]:
         """Take int16 [n] that just came; returns what is left of it, and the delay of what comes next.

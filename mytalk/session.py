@@ -388,6 +388,8 @@ class TalkSession:
         overdue = current.track.take_overdue()
         made = self._stage.talk(ready, overdue, samples, frame * PLAYOUT_SAMPLES_PER_FRAME, self._generation)
         current.next_play += 1
+        if current.live and made.slack_s is not None:
+            self._queue.pictured(made.slack_s)
         current.speech.forget_played(current.next_play)
         self._stage.count.played_samples += current.played_samples - before
         if self._state is State.SPEAKING and current.speech.ended and current.unplayed_samples == 0:

@@ -52,6 +52,10 @@ class SpeechQueue:
         for utterance in self.utterances:
             utterance.configure(live if utterance.live else pushed)
 
+    def pictured(self, slack_s: float) -> None:
+        """A frame of live speech left whose picture was ready ``slack_s`` before."""
+        self._pace.pictured(slack_s)
+
     @property
     def live(self) -> LiveFigures:
         """How late live speech is, and what is done about it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mytalk.clock import ANALYSIS_RATE, FRAME_S
+from mytalk.clock import ANALYSIS_RATE
 from mytalk.config import SessionConfig
 from mytalk.engines.engine import EngineSpec
 from mytalk.errors import BadInput
@@ -24,9 +24,9 @@ def check_knobs(config: SessionConfig, spec: EngineSpec) -> None:
 
 
 def needed_delay_s(config: SessionConfig, spec: EngineSpec) -> float:
-    """What hop and lookahead need before they can start, and one frame for their compute."""
+    """What hop and lookahead need before they can start."""
     tokens = config.hop_frames + config.lookahead_frames
-    return analysis_samples_needed(tokens, spec) / ANALYSIS_RATE + FRAME_S
+    return analysis_samples_needed(tokens, spec) / ANALYSIS_RATE
 
 
 def hop_start(border: int, frame: int, hop: int) -> int:
