@@ -135,7 +135,8 @@ def _actor_make(args: argparse.Namespace, _: EngineMaker) -> None:
         tune = make_tuner(args.video, args.bundle, progress, face=args.face, **part) if args.tune else None
         actor = make_actor(args.video, args.out, source, progress, tune)
     card = actor.card
-    print(f"{args.out}: actor {card.name!r}, {card.frames / card.fps:.1f} s loop, {card.width}×{card.height}")
+    shown = f"{card.frames / card.fps:.1f} s loop" if card.frames > 1 else "a still picture"
+    print(f"{args.out}: actor {card.name!r}, {shown}, {card.width}×{card.height}")
     if args.tune:
         print(f"tuned: {actor.figures}" if actor.figures else "tuning brought nothing: left untuned")
 
