@@ -15,11 +15,12 @@ from mytalk.clock import exact_div
 from mytalk.engines.bundle import MOTION_WEIGHTS, motion_graph
 from mytalk.errors import MyTalkError
 from mytalk.landmarks.layout import load_layout
-from mytalk.landmarks.warp import flow_shape
+from mytalk.landmarks.warp import fine_shape, flow_shape
 from mytalk.models.conformer import rotary_tables
 from mytalk.models.motion import MotionModel
 from mytalk.models.serving import Appearance, decoder_of, encoders_of, latent_shape, picture_side
 from mytalk.models.streaming import StreamingHop, initial_state
+from mytalk.models.warping import REFERENCES
 
 OPSET = 20
 EXTERNAL_BYTES = 1024  # smaller tensors stay in the graph
@@ -189,7 +190,7 @@ def export_appearance(appearance: Appearance, out: Path) -> None:
     drawn = {
         "landmark_images": torch.zeros(2, 3, side, side),
         "latents": torch.zeros(2, *latent_shape(appearance)),
-        "references": torch.zeros(2, 3, side, side, 3, dtype=torch.uint8),
+        "references": torch.zeros(2, REFERENCES, *fine_shape(), dtype=torch.uint8),
         "flows": torch.zeros(2, 3, 2, *flow_shape()),
     }
     _export(decoder_of(appearance), drawn, ["pictures"], out / "decode.onnx", set(drawn))

@@ -14,7 +14,7 @@ from mytalk.errors import BadInput, MyTalkError
 from mytalk.landmarks.normalise import CROP, CROP_SIDE
 from mytalk.media import read_speech
 from mytalk.motion import hop_noise, mel_context
-from mytalk.renderer import crop_landmarks, decode_landmarks
+from mytalk.renderer import crop_landmarks, decode_landmarks, lip_source
 from mytalk.speech import LogMelState, log_mel
 from mytalk.types import F32, MotionJob
 
@@ -111,7 +111,8 @@ def lip_pictures(engine: Engine, material: Material, displacement: F32) -> F32:
     ]
     faces = np.stack([crop(actor.frames[index], actor.matrices[index]) for index in clip])
     latents = engine.encode_appearance(actor.references.pictures, faces).astype(np.float16)
-    pictures = decode_landmarks(engine, points, latents.astype(np.float32), actor.references, actor.layout)
+    lips = lip_source(actor.references)
+    pictures = decode_landmarks(engine, points, latents.astype(np.float32), lips, actor.layout)
     return pictures[(slice(None), *paste_box())].astype(np.float32)
 
 

@@ -17,7 +17,7 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from mytalk.errors import BadInput
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import load_layout
-from mytalk.landmarks.warp import reference_flows
+from mytalk.landmarks.warp import fine_windows, reference_flows
 from mytalk.models.appearance import AppearanceModel
 from mytalk.models.streaming import AppearanceEncoders
 
@@ -47,12 +47,13 @@ def _samples(model: AppearanceModel, calibration: Path, *, held_out: bool) -> li
     for references, reference_points, faces, face_points in zip(*rows, strict=True):
         with torch.no_grad():
             latents = encoders(torch.from_numpy(references), torch.from_numpy(faces)).numpy()
+        fine = fine_windows(references)[None]
         for row, points in enumerate(face_points):
             samples.append(
                 {
                     "landmark_images": draw_landmarks(points, layout)[None],
                     "latents": latents[row : row + 1],
-                    "references": references[None],
+                    "references": fine,
                     "flows": reference_flows(points, reference_points, layout)[None],
                 }
             )
@@ -68,6 +69,19 @@ def _plain_float(source: Path, target: Path) -> None:
     onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
 
 
+def _places(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that find where a gather reads: float16 cannot count that far."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    waiting = [node.input[1] for node in model.graph.node if node.op_type == "GatherElements"]
+    found: dict[str, None] = {}
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node.op_type != "Conv" and node.name not in found:
+            found[node.name] = None
+            waiting += node.input
+    return list(found)
+
+
 def halve_decoder(source: Path, target: Path) -> None:
     """Write the float16 twin of ``source``, which takes and gives the same types: for graphics cards.
 
@@ -76,22 +90,26 @@ def halve_decoder(source: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.onnx"
         _plain_float(source, plain)
-        blocked = [*DEFAULT_OP_BLOCK_LIST, "GridSample"]
-        made = convert_float_to_float16(onnx.load(str(plain)), keep_io_types=True, op_block_list=blocked)
+        graph = onnx.load(str(plain))
+        made = convert_float_to_float16(
+            graph,
+            keep_io_types=True,
+            op_block_list=[*DEFAULT_OP_BLOCK_LIST, "GatherElements"],
+            node_block_list=_places(graph),
+        )
     onnx.save(made, str(target))
 
 
 def quantise_decoder(model: AppearanceModel, source: Path, target: Path, calibration: Path) -> float:
     """Write the int8 twin of ``source``; returns its PSNR in dB against it on held-out clips.
 
-    All convolutions but the last, whose rounding would be seen, get int8 weights per channel and uint8
-    activations. calibration: a file of ``training.calibration``; raises ``BadInput`` if it is not one.
+    All convolutions get int8 weights per channel and uint8 activations; the last one only adds to pixels that
+    are not rounded. calibration: a file of ``training.calibration``; raises ``BadInput`` if it is not one.
     """
     seen, unseen = (_samples(model, calibration, held_out=which) for which in (False, True))
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.onnx"
         _plain_float(source, plain)
-        convolutions = [node.name for node in onnx.load(str(plain)).graph.node if node.op_type == "Conv"]
         quantize_static(
             str(plain),
             str(target),
@@ -101,7 +119,6 @@ def quantise_decoder(model: AppearanceModel, source: Path, target: Path, calibra
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["Conv"],
-            nodes_to_exclude=convolutions[-1:],
         )
     return _agreement_db(source, target, unseen)
 

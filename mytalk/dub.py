@@ -31,7 +31,7 @@ from mytalk.landmarks.layout import Layout, load_layout
 from mytalk.landmarks.normalise import CROP, crop_matrices
 from mytalk.media import VideoInfo, check_file, probe_video, read_frames, read_speech
 from mytalk.picture import Box, Picture
-from mytalk.renderer import check_fit, crop_landmarks, decode_landmarks
+from mytalk.renderer import LipSource, check_fit, crop_landmarks, decode_landmarks, lip_source
 from mytalk.spool import Spool
 from mytalk.timeline import Timeline, pictures_back_and_forth, pictures_from, timeline
 from mytalk.tuned import Tuner, Tuning
@@ -79,6 +79,7 @@ class _Source:
     coded: F32
     strength: F32
     references: LipReferences
+    lips: LipSource
     upper_offset: F32
     tuning: Tuning | None
 
@@ -137,14 +138,14 @@ def _open_source(
     matrices = crop_matrices(track.poses)
     coded = matrices.copy()
     coded[:, 0] /= float(info.aspect)
-    references, picked = [], pick_references(track, layout)
+    crops, picked = [], pick_references(track, layout)
     for frame in picked:
         part = face_part(next(pictures_from(video, info, stamps, frame)), coded[frame])
-        references.append(np.zeros((CROP, CROP, 3), np.uint8) if part is None else crop(part[1], part[2]))
+        crops.append(np.zeros((CROP, CROP, 3), np.uint8) if part is None else crop(part[1], part[2]))
     strength = track.strength(max(1, round(FADE_S * line.fps)))
-    lips = LipReferences(np.stack(references), track_crop_landmarks(track, picked, matrices))
-    tuning = None if tune is None else tune(lips)
-    guided = guide(control, track.rest, lips, layout)
+    own = LipReferences(np.stack(crops), track_crop_landmarks(track, picked, matrices))
+    tuning = None if tune is None else tune(own)
+    guided = guide(control, track.rest, own, layout)
     return _Source(
         video,
         info,
@@ -154,6 +155,7 @@ def _open_source(
         coded,
         strength,
         guided.references,
+        lip_source(guided.references),
         guided.upper_offset,
         tuning,
     )
@@ -200,7 +202,7 @@ def _batch_rendered(
     ]
     latents = engine.encode_appearance(source.references.pictures, faces)
     tuned = None if source.tuning is None else source.tuning.decoder
-    made = decode_landmarks(engine, points, latents, source.references, layout, tuned)
+    made = decode_landmarks(engine, points, latents, source.lips, layout, tuned)
     filmed = track_crop_landmarks(track, shown[[place for place, _ in todo]], source.matrices)
     for (place, (box, rgb, inner)), face, seen in zip(todo, made, filmed, strict=True):
         frame = int(shown[place])

@@ -16,7 +16,7 @@ from mytalk.errors import BadInput
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import CROP, Poses, frame_to_crop, from_canonical
-from mytalk.landmarks.warp import reference_flows
+from mytalk.landmarks.warp import fine_windows, reference_flows
 from mytalk.prepared import PreparedCache
 from mytalk.tuned import TunedDecoder
 from mytalk.types import (
@@ -63,23 +63,41 @@ class Drawn:
     flows: F32
 
 
-def draw(points: Sequence[F32], references: LipReferences, layout: Layout) -> Drawn:
+@dataclass(frozen=True, slots=True)
+class LipSource:
+    """Lip references as the decoder looks things up in them; made once (``lip_source``).
+
+    fine: uint8 [3, 3, 480, 528], of ``landmarks.warp.fine_windows``. points: float32 [3, K, 2], crop pixels.
+    """
+
+    fine: U8
+    points: F32
+
+
+def lip_source(references: LipReferences) -> LipSource:
+    """What the decoder needs of lip references."""
+    return LipSource(fine_windows(references.pictures), references.points)
+
+
+def draw(points: Sequence[F32], lips: LipSource, layout: Layout) -> Drawn:
     """The decoder's inputs for crop landmarks float32 [K, 2] each."""
     images = np.stack([draw_landmarks(p, layout) for p in points])
-    flows = np.stack([reference_flows(p, references.points, layout) for p in points])
-    return Drawn(images, np.repeat(references.pictures[None], len(points), axis=0), flows)
+    flows = np.stack([reference_flows(p, lips.points, layout) for p in points])
+    # One picture's references are a view: 4 MB are not copied for every frame.
+    fine = lips.fine[None] if len(points) == 1 else np.repeat(lips.fine[None], len(points), axis=0)
+    return Drawn(images, fine, flows)
 
 
 def decode_landmarks(
     engine: Engine,
     points: Sequence[F32],
     latents: F32,
-    references: LipReferences,
+    lips: LipSource,
     layout: Layout,
     tuned: TunedDecoder | None = None,
 ) -> U8:
     """Pictures uint8 [B, 256, 256, 3] of crop landmarks [K, 2] each; latents: [B, Ca, h, w]."""
-    drawn = draw(points, references, layout)
+    drawn = draw(points, lips, layout)
     return engine.decode(drawn.images, latents, drawn.references, drawn.flows, tuned)
 
 
@@ -136,7 +154,7 @@ class Renderer:
         self._engine, self._actor, self._clock, self._cache = engine, actor, clock, cache
         # tuned: the actor's own weights, if they fit; note: what people should know of them, or None
         self.tuned, self.note = fitting_decoder(engine, actor)
-        self._testcard = testcard
+        self._testcard, self._lips = testcard, lip_source(actor.references)
         self._pictures: list[U8] = list(actor.frames)
         # The idle pictures replace the source frames one by one: outside the mask they are equal, and inside
         # it every picture that is shown is rendered, so that one copy of the clip is enough.
@@ -291,7 +309,7 @@ class Renderer:
             )
             for spec in frames
         ]
-        return draw(points, actor.references, actor.layout)
+        return draw(points, self._lips, actor.layout)
 
     def _decode(self, drawn: Drawn, latents: F32) -> U8:
         return self._engine.decode(drawn.images, latents, drawn.references, drawn.flows, self.tuned)

@@ -107,7 +107,7 @@ class FakeEngine:
         self.decode_calls += 1
         assert landmark_images.shape[1:] == (3, 256, 256)
         assert latents.shape == (len(landmark_images), 3, 64, 64)
-        assert references.shape == (len(landmark_images), 3, 256, 256, 3)
+        assert references.shape == (len(landmark_images), 3, 3, 480, 528)
         assert flows.shape == (len(landmark_images), 3, 2, *flow_shape())
         face = latents.astype(np.float32).repeat(4, axis=2).repeat(4, axis=3)
         mixed = np.clip(0.6 * face + 0.4 * landmark_images, 0.0, 1.0) * 255.0

@@ -10,6 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
 pytest.importorskip("lightning_fabric", reason="lightning-fabric is not installed (make test installs it)")
 
+from safetensors.torch import save_file  # noqa: E402
+
 from mytalk.errors import BadInput  # noqa: E402
 from mytalk.landmarks.layout import load_layout  # noqa: E402
 from mytalk.models.autoencoder import AutoencoderConfig  # noqa: E402
@@ -21,6 +23,7 @@ from training.appearance import (  # noqa: E402
     AppearanceTask,
     mouth_patches,
     sized,
+    start_from,
     texture_loss,
 )
 from training.appearance_data import WINDOW, AppearanceBatches, AppearanceDraw  # noqa: E402
@@ -141,3 +144,38 @@ def test_the_texture_loss_wants_as_much_detail_as_there_is_and_not_its_place(cli
     assert float(texture_loss(true.targets, true)) == 0
     assert float(texture_loss(moved, true)) < 0.2 * float(texture_loss(smooth, true))
     assert float((moved - true.targets).abs().mean()) > float((smooth - true.targets).abs().mean())
+
+
+def test_a_run_can_begin_with_weights_that_fit_and_says_when_none_do(clips, tmp_path):
+    ours, other = (task_of(clips).networks[0].trained for _ in range(2))
+    with torch.no_grad():
+        for weight in ours.parameters():
+            weight.add_(1.0)
+    some = {n: v.contiguous() for n, v in ours.state_dict().items() if not n.startswith("fusion")}
+    some["landmark_encoder.layers.1.0.weight"] = torch.zeros(3)
+    save_file(some, tmp_path / "a.safetensors")
+    before = {n: v.clone() for n, v in other.state_dict().items()}
+    start_from(tmp_path / "a.safetensors", other)
+    for name, value in other.state_dict().items():
+        kept = name.startswith("fusion") or name == "landmark_encoder.layers.1.0.weight"
+        assert torch.equal(value, (before if kept else ours.state_dict())[name]), name
+    save_file({"unknown": torch.zeros(1)}, tmp_path / "b.safetensors")
+    with pytest.raises(BadInput, match="none of its weights fit"):
+        start_from(tmp_path / "b.safetensors", other)
+    (tmp_path / "c.safetensors").write_bytes(b"damage")
+    with pytest.raises(BadInput, match="cannot be read"):
+        start_from(tmp_path / "c.safetensors", other)
+
+
+def test_what_lies_between_open_lips_weighs_more(clips):
+    batches = AppearanceBatches(clips, DRAW, load_layout(), WINDOW)
+    batch = batches.draw(np.random.default_rng(0))
+    plain = AppearanceBatches(clips, replace(DRAW, inside_weight=0.0), load_layout(), WINDOW)
+    without = plain.draw(np.random.default_rng(0))
+    raised = batch.weights > without.weights
+    assert torch.equal(batch.targets, without.targets)
+    assert 0 < float(raised.float().mean()) < 0.1
+    rows, columns = torch.nonzero(raised[0, 0], as_tuple=True)
+    x, y = batch.mouths[0].tolist()
+    assert abs(float(columns.float().mean()) - x) < 8
+    assert abs(float(rows.float().mean()) - y) < 12

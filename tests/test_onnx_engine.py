@@ -15,7 +15,7 @@ from mytalk.engines.graphs import GraphEngine
 from mytalk.errors import BadInput, EngineFailed
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import load_layout
-from mytalk.landmarks.warp import flow_shape
+from mytalk.landmarks.warp import fine_windows, flow_shape
 from mytalk.motion import hop_noise, mel_context
 from mytalk.types import MotionJob
 
@@ -128,7 +128,7 @@ def test_pictures_do_not_depend_on_their_batch(engine):
     latents = engine.encode_appearance(references, faces)
     assert len(latents) == 3
     drawn = random.random((3, 3, 256, 256), dtype=np.float32)
-    seen, flows = np.repeat(references[None], 3, axis=0), some_flows(random, 3)
+    seen, flows = np.repeat(fine_windows(references)[None], 3, axis=0), some_flows(random, 3)
     together = engine.decode(drawn, latents, seen, flows)
     assert together.shape == (3, 256, 256, 3)
     assert together.dtype == np.uint8
@@ -147,7 +147,8 @@ def test_int8_pictures_are_the_float_ones_but_for_rounding(engine):
     points = (layout.template[:, :2] - (0.0, 1.0)) * (256 / 2.4) + 128
     drawn = np.repeat(draw_landmarks(points.astype(np.float32), layout)[None], 2, axis=0)
     engines = [load_engine(name, default_bundle(), 1) for name in ("onnx-fp32", "onnx-int8")]
-    given = (drawn, latents, np.repeat(references[None], 2, axis=0), some_flows(random, 2))
+    fine = fine_windows(references)[None]
+    given = (drawn, latents, np.repeat(fine, 2, axis=0), some_flows(random, 2))
     one, two = (which.decode(*given)[:, 96:256, 40:216].astype(float) for which in engines)
     assert 10 * np.log10(255**2 / np.square(one - two).mean()) > 36
 
@@ -232,7 +233,7 @@ def test_tensorrt_gets_one_profile_and_a_folder_of_its_own(small_bundle, tmp_pat
 
     options = tensorrt_options(small_bundle / "decode_fp16.onnx", tmp_path)
     assert "landmark_images:1x3x256x256,latents:1x" in options["trt_profile_min_shapes"]
-    assert "references:16x3x256x256x3" in options["trt_profile_max_shapes"]
+    assert "references:16x3x3x480x528" in options["trt_profile_max_shapes"]
     other = tensorrt_options(small_bundle / "decode.onnx", tmp_path)
     assert options["trt_engine_cache_path"] != other["trt_engine_cache_path"]
     (tmp_path / "file").write_text("")

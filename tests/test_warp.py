@@ -3,7 +3,15 @@ from __future__ import annotations
 import numpy as np
 
 from mytalk.landmarks.layout import load_layout
-from mytalk.landmarks.warp import FLOW_COLUMNS, FLOW_ROWS, FLOW_STRIDE, flow_shape, reference_flows
+from mytalk.landmarks.warp import (
+    FLOW_COLUMNS,
+    FLOW_ROWS,
+    FLOW_STRIDE,
+    fine_windows,
+    finer,
+    flow_shape,
+    reference_flows,
+)
 from mytalk.types import F32
 
 LAYOUT = load_layout()
@@ -54,3 +62,20 @@ def test_each_reference_has_its_own_flow() -> None:
     flows = reference_flows(face(), both, LAYOUT)
     np.testing.assert_allclose(flows[0], np.broadcast_to([[[4.0]], [[0.0]]], flows[0].shape), atol=1e-2)
     np.testing.assert_allclose(flows[1], np.broadcast_to([[[0.0]], [[-6.0]]], flows[1].shape), atol=1e-2)
+
+
+def test_fine_windows_hold_the_pixels_of_the_crop_and_smooth_ones_between() -> None:
+    rows, columns = np.mgrid[0:256, 0:256]
+    ramp = np.stack([rows * 0.9, columns * 0.9, 128 + 0 * rows], axis=-1).astype(np.uint8)[None]
+    fine = fine_windows(ramp)
+    assert fine.shape == (1, 3, 3 * 160, 3 * 176)
+    assert fine.dtype == np.uint8
+    own = fine[0, :, 1::3, 1::3]  # the middle of every three lies on a pixel's centre
+    np.testing.assert_array_equal(own, ramp[0, 96:256, 40:216].transpose(2, 0, 1))
+    assert np.diff(fine[0, 0, 30:-30].astype(int), axis=0).max() <= 2  # no ringing on a slope
+
+
+def test_fine_samples_of_a_constant_are_that_constant() -> None:
+    matrix = finer((3, 9), 12, 4)
+    assert matrix.shape == (24, 12)
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-6)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mytalk.compose import hidden_mask
@@ -22,6 +25,7 @@ from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import CROP
 from mytalk.models.appearance import AppearanceConfig, AppearanceModel
 from mytalk.models.autoencoder import REFERENCE_COUNTS, AutoencoderConfig, ResnetBlock
+from mytalk.models.checkpoint import load_checkpoint
 from mytalk.models.paper_appearance import PaperAppearance
 from mytalk.models.sizes import ModelSize, build_appearance, build_discriminator, load_size
 from mytalk.types import U8
@@ -256,8 +260,26 @@ def build(args: argparse.Namespace) -> AppearanceTask:
         raise BadInput(f"{args.data} has no clips to train on: all {len(clips)} are held out")
     torch.manual_seed(run.runner.seed)
     task = AppearanceTask(run, kept, size)
+    if args.weights is not None:
+        start_from(args.weights, task.networks[0].trained)
     tell(f"clips are drawn from {task.batches.draws.told()}")
     return task
+
+
+def start_from(path: Path, model: nn.Module) -> None:
+    """Begin with a bundle's or a run's weights, where names and shapes fit; ``BadInput`` if none do."""
+    if path.suffix == ".safetensors":
+        try:
+            given = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise BadInput(f"{path}: cannot be read ({error})") from error
+    else:
+        given = load_checkpoint(path)["average"]
+    own = model.state_dict()
+    fitting = {n: v.float() for n, v in given.items() if n in own and own[n].shape == v.shape}
+    if not fitting:
+        raise BadInput(f"{path}: none of its weights fit this size")
+    model.load_state_dict(fitting, strict=False)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -265,6 +287,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = run_parser(__doc__, AppearanceRun)
     parser.add_argument(
         "--references", help=f"what the lip encoder sees (Table 7): {', '.join(REFERENCE_COUNTS)}"
+    )
+    parser.add_argument(
+        "--weights", type=Path, help="begin a new run with these weights (.safetensors, or a run's last.pt)"
     )
     return launch(parser, argv, build)
 

@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mytalk.compose import hidden_mask
@@ -16,10 +16,12 @@ from mytalk.errors import BadInput
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import CROP
-from mytalk.landmarks.warp import flow_shape, reference_flows
-from mytalk.models.appearance import REFERENCES, STRIDE, WINDOW_COLUMNS, WINDOW_ROWS
+from mytalk.landmarks.warp import FLOW_STRIDE as STRIDE
+from mytalk.landmarks.warp import WINDOW_COLUMNS, WINDOW_ROWS, flow_shape, reference_flows
+from mytalk.models.warping import REFERENCES
 from mytalk.types import F32
 from training.data import HELD_OUT_TAIL, Clip, crop_points
+from training.looks import Looks, look
 from training.sources import SourceDraw
 
 REFERENCE_RANKS = ((0.0, 0.2), (0.6, 0.85), (0.9, 1.0))  # closed, half open, open: ranks by mouth opening
@@ -49,8 +51,9 @@ class AppearanceDraw:
     neighbour_frames: references are further than this from every target.
     posed_references_share: share of references picked by mouth opening, as for an actor; the rest at random.
     landmark_shift_px, landmark_noise_px: how unsure landmarks are, of a whole face and of each point.
-    soft_share: pictures that lose resolution. recolour_share: clips with changed colours. flip: mirror half.
-    outside_weight, mouth_weight: of the L1 outside the mask, and beyond 1 around the mouth.
+    crop_jitter_px: most that a picture lies off its crop, across and down. flip: mirror half. looks: what the
+    camera did. outside_weight, mouth_weight, inside_weight: of the L1 outside the mask, and beyond 1 around
+    and between the lips.
     """
 
     clips: int = 3
@@ -61,11 +64,12 @@ class AppearanceDraw:
     posed_references_share: float = 0.6
     landmark_shift_px: float = 0.4
     landmark_noise_px: float = 0.25
-    soft_share: float = 0.15
-    recolour_share: float = 0.7
+    crop_jitter_px: int = 4
     flip: bool = True
+    looks: Looks = field(default_factory=Looks)
     outside_weight: float = 0.1
     mouth_weight: float = 4.0
+    inside_weight: float = 4.0
 
 
 Rows = tuple[np.ndarray, ...]
@@ -95,6 +99,7 @@ class AppearanceBatches:
         self.arrays = {clip.name: _small_arrays(clip) for clip in clips}
         self.crops = {clip.name: clip.crops() for clip in clips}
         self.lip_centre = layout.mouth_gap.reshape(-1)
+        self.inner_lips = next(c.points for c in layout.contours if c.name == "inner lips")
         kept = [c for c in clips if len(self._usable(c)) > REFERENCES]
         if not kept:
             raise BadInput(f"no clip to train on has more than {REFERENCES} pictures")
@@ -125,19 +130,28 @@ class AppearanceBatches:
         ranks = [random.uniform(low, high) * (len(far) - 1) for low, high in REFERENCE_RANKS]
         return targets, ordered[np.round(ranks).astype(int)]
 
-    def _look(self, clip: Clip, pictures: F32, random: np.random.Generator) -> F32:
-        """One colour change for all of a clip (not for the demo actors, whose look must be exact)."""
-        if clip.source == "actors" or random.random() >= self.settings.recolour_share:
-            return pictures
-        gain = random.uniform(0.75, 1.2) * random.uniform(0.9, 1.1, (3, 1, 1))
-        gamma = random.uniform(0.8, 1.25)
-        changed: F32 = np.clip(np.power(pictures, gamma) * gain, 0, 1).astype(np.float32)
-        if random.random() < self.settings.soft_share:
-            # A person filmed from afar: the window holds fewer pixels than it has room for.
-            given = torch.from_numpy(changed)
-            small = F.interpolate(given, scale_factor=random.uniform(0.4, 0.9), mode="area")
-            changed = F.interpolate(small, changed.shape[2:], mode="bicubic").clamp(0, 1).numpy()
-        return changed
+    def _windows(
+        self, clip: Clip, index: np.ndarray, points: F32, random: np.random.Generator
+    ) -> tuple[F32, F32]:
+        """The model's part of some crops, float32 [n, 3, H, W] in 0..1, and their landmarks, off by a jitter.
+
+        The demo actors stay as they are, since their look must be exact.
+        """
+        box, most, exact = self.box, self.settings.crop_jitter_px, clip.source == "actors"
+        across, down = random.integers(-most, most + 1, (2, len(index))) * (not exact)
+        # What would lie beyond the crop is not there: a jitter ends at its edges.
+        across = np.clip(across, -box.left, CROP - box.right)
+        down = np.clip(down, -box.top, CROP - box.bottom)
+        crops = self.crops[clip.name]
+        pictures = np.stack(
+            [
+                crops[i, box.top + y : box.bottom + y, box.left + x : box.right + x]
+                for i, x, y in zip(index, across, down, strict=True)
+            ]
+        )
+        pictures = pictures.transpose(0, 3, 1, 2).astype(np.float32) / 255
+        moved = points - np.stack([across, down], axis=-1)[:, None].astype(np.float32)
+        return pictures if exact else look(pictures, self.settings.looks, random), moved
 
     def _landmarks(self, clip: Clip, picked: np.ndarray, random: np.random.Generator) -> F32:
         """Crop landmarks float32 [n, K, 2] of some crops, disturbed as much as a detector is unsure."""
@@ -167,16 +181,14 @@ class AppearanceBatches:
         box = self.box
         rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
         index = np.concatenate([reference_index, target_index])
-        pictures = self.crops[clip.name][index][:, rows, columns]
-        pictures = self._look(clip, pictures.transpose(0, 3, 1, 2).astype(np.float32) / 255, random)
-        points = self._landmarks(clip, index, random)
+        pictures, points = self._windows(clip, index, self._landmarks(clip, index, random), random)
         given, wanted = points[:REFERENCES], points[REFERENCES:]
         drawn = np.stack([draw_landmarks(p, self.layout) for p in wanted])[:, :, rows, columns]
         flows = np.zeros((len(wanted), REFERENCES, 2, *flow_shape()), np.float32)
         if self.needs_flow:
             flows = np.stack([reference_flows(p, given, self.layout) for p in wanted])
         mouths = wanted[:, self.lip_centre].mean(axis=1)
-        weight = self._weight(mouths)
+        weight = self._weight(mouths, wanted)
         mouths -= (box.left, box.top)
         if self.settings.flip and clip.source != "actors" and random.random() < 0.5:
             pictures, drawn, weight, flows = (x[..., ::-1] for x in (pictures, drawn, weight, flows))
@@ -184,16 +196,26 @@ class AppearanceBatches:
             mouths[:, 0] = box.right - box.left - mouths[:, 0]
         return pictures[:REFERENCES], pictures[REFERENCES:], drawn, flows, weight, mouths
 
-    def _weight(self, mouths: F32) -> F32:
-        """Weight of every pixel, float32 [n, 1, H, W]; mouths: centres in the crop [n, 2]."""
+    def _weight(self, mouths: F32, points: F32) -> F32:
+        """Weight of every pixel, float32 [n, 1, H, W]; mouths: centres [n, 2] of landmarks ``points``."""
         box, settings = self.box, self.settings
         rows, columns = np.mgrid[box.top : box.bottom, box.left : box.right] + 0.5
         squares = [((columns - x) / MOUTH_COLUMNS) ** 2 + ((rows - y) / MOUTH_ROWS) ** 2 for x, y in mouths]
         near = np.exp(-0.5 * np.stack(squares))
         hidden = hidden_mask()[box.top : box.bottom, box.left : box.right]
         inside = settings.outside_weight + (1 - settings.outside_weight) * hidden
-        weight: F32 = (inside * (1 + settings.mouth_weight * near)).astype(np.float32)[:, None]
+        between = np.stack([self._between_lips(face) for face in points])
+        raised = 1 + settings.mouth_weight * near + settings.inside_weight * between
+        weight: F32 = (inside * raised).astype(np.float32)[:, None]
         return weight
+
+    def _between_lips(self, points: F32) -> F32:
+        """1 where teeth and tongue show, float32 [H, W]."""
+        box = self.box
+        image = Image.new("L", (box.right - box.left, box.bottom - box.top))
+        outline = points[list(self.inner_lips)] - (box.left, box.top)
+        ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y in outline], fill=1)
+        return np.asarray(image, np.float32)
 
 
 def _small_arrays(clip: Clip) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from mytalk.engines.engine import Engine
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import frame_to_crop
 from mytalk.media import read_at_rate
-from mytalk.renderer import decode_landmarks
+from mytalk.renderer import decode_landmarks, lip_source
 from mytalk.tuned import Tuning
 from mytalk.types import U8
 from training.reels import Source
@@ -25,14 +25,14 @@ def true_landmark_pictures(engine: Engine, source: Source, tuning: Tuning | None
     """Full pictures with the lips drawn from each frame's own landmarks, pasted back as the product does."""
     tuned = None if tuning is None else tuning.decoder
     layout, track = load_layout(), source.track
-    pictures = read_at_rate(source.path, RATE)
+    pictures, lips = read_at_rate(source.path, RATE), lip_source(source.references)
     for first in range(0, source.frames, RENDER_BATCH):
         batch = list(islice(pictures, RENDER_BATCH))
         index = range(first, first + len(batch))
         points = [frame_to_crop(source.points[i, :, :2], source.matrices[i]) for i in index]
         faces = np.stack([crop(picture, source.matrices[i]) for picture, i in zip(batch, index, strict=True)])
         latents = engine.encode_appearance(source.references.pictures, faces)
-        made = decode_landmarks(engine, points, latents, source.references, layout, tuned)
+        made = decode_landmarks(engine, points, latents, lips, layout, tuned)
         for picture, face, i in zip(batch, made, index, strict=True):
             yield paste(picture, face, source.matrices[i]) if track.present[i] else picture
 

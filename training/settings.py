@@ -84,6 +84,8 @@ def learning_rate(runner: Runner, step: int, minutes: float) -> float:
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """``value`` as a field of type ``kind``: tables become dataclasses, whole numbers do for floats."""
     if is_dataclass(kind):
+        if isinstance(value, kind):  # type: ignore[arg-type]  # kind's own default for a table not given
+            return value
         if not isinstance(value, dict):
             raise BadInput(f"[{name}] must be a table")
         return _build(kind, value, f"{name}.")  # type: ignore[arg-type]

@@ -34,13 +34,14 @@ from mytalk.follow import FaceChoice
 from mytalk.landmarks.layout import load_layout
 from mytalk.models.appearance import AppearanceModel
 from mytalk.models.streaming import AppearanceDecoder
-from mytalk.renderer import Drawn, draw
+from mytalk.renderer import Drawn, draw, lip_source
 from mytalk.tuned import TunedDecoder, Tuner, Tuning, TuningFigures
 from mytalk.types import F32, U8, LipReferences
 from training.appearance import reconstruction_loss, texture_loss
 from training.appearance_data import AppearanceBatch, AppearanceDraw
 from training.average import Average
 from training.feed import Feed
+from training.looks import Looks
 from training.metrics_picture import composite, lip_mask, psnr_db
 from training.runner import computes_in_bf16
 from training.settings import Runner, learning_rate
@@ -64,7 +65,7 @@ class TuneRun:
 
     data: AppearanceDraw = field(
         default_factory=lambda: AppearanceDraw(
-            clips=2, targets=4, flip=False, recolour_share=0.2, soft_share=0.0
+            clips=2, targets=4, flip=False, crop_jitter_px=0, looks=Looks(0.2, 0.0, 0.0, 0.0)
         )
     )
     runner: Runner = field(
@@ -94,7 +95,7 @@ class Tail:
         """encode: the bundle's graph of that name."""
         rows = person.split()[1]
         self.true: U8 = person.crops[rows]
-        self.drawn: Drawn = draw(list(person.points[rows]), person.references, load_layout())
+        self.drawn: Drawn = draw(list(person.points[rows]), lip_source(person.references), load_layout())
         with torch.no_grad():
             latents = encode(torch.from_numpy(person.references.pictures), torch.from_numpy(self.true))
         self.latents: F32 = latents.numpy()

@@ -94,8 +94,9 @@ class Engine(Protocol):
         """Lip pictures: uint8 RGB crops [B, 256, 256, 3].
 
         landmark_images: float32 [B, 3, 256, 256], 0..1. latents: rows of what ``encode_appearance`` gave.
-        references: uint8 [B, 3, 256, 256, 3], the reference crops that it was given. flows: float32
-        [B, 3, 2, h, w], where each of them holds what is wanted (``landmarks.warp.reference_flows``).
+        references: uint8 [B, 3, 3, 480, 528], ``landmarks.warp.fine_windows`` of the reference crops that it
+        was given. flows: float32 [B, 3, 2, h, w], where each of them holds what is wanted
+        (``landmarks.warp.reference_flows``).
         tuned: one person's weights instead of the bundle's; so pictures of one call share them.
         """
         ...

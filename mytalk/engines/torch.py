@@ -24,7 +24,7 @@ from mytalk.engines.cuda import CudaRunner, need_card
 from mytalk.engines.graphs import Arrays, GraphEngine
 from mytalk.errors import EngineFailed, MyTalkError
 from mytalk.landmarks.normalise import CROP
-from mytalk.landmarks.warp import flow_shape
+from mytalk.landmarks.warp import fine_shape, flow_shape
 from mytalk.models.half import in_half
 from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmarks
 from mytalk.models.motion import MotionConfig, MotionModel
@@ -185,7 +185,7 @@ def decoder_example(module: torch.nn.Module, batch: int) -> tuple[torch.Tensor, 
     return (
         torch.zeros(batch, 3, CROP, CROP, device=device),
         torch.zeros(batch, *latent_shape(model), device=device),
-        torch.zeros(batch, REFERENCES, CROP, CROP, 3, dtype=torch.uint8, device=device),
+        torch.zeros(batch, REFERENCES, *fine_shape(), dtype=torch.uint8, device=device),
         torch.zeros(batch, REFERENCES, 2, *flow_shape(), device=device),
     )
 

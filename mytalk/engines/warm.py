@@ -12,7 +12,7 @@ from mytalk.engines.buckets import BUCKETS
 from mytalk.engines.engine import Engine
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import CROP
-from mytalk.landmarks.warp import flow_shape
+from mytalk.landmarks.warp import fine_windows, flow_shape
 from mytalk.motion import hop_noise, mel_context
 from mytalk.types import U8, MotionJob, MotionResult
 
@@ -31,7 +31,7 @@ class Exercise:
         latents = engine.encode_appearance(self._references, self._references[:1]).astype(np.float32)
         self._latents = np.repeat(latents, most, axis=0)
         self._drawn = np.repeat(random.random((1, 3, CROP, CROP), dtype=np.float32), most, axis=0)
-        self._seen = np.repeat(self._references[None], most, axis=0)
+        self._seen = np.repeat(fine_windows(self._references)[None], most, axis=0)
         self._flows = np.zeros((most, REFERENCES, 2, *flow_shape()), np.float32)
         spec = engine.spec
         self._identity = engine.identity(np.zeros((load_layout().points, 2), np.float32))

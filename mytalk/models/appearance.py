@@ -19,21 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mytalk.errors import BadInput
-from mytalk.landmarks.warp import FLOW_COLUMNS, FLOW_ROWS
+from mytalk.landmarks.warp import FLOW_STRIDE as STRIDE
+from mytalk.landmarks.warp import WINDOW_COLUMNS, WINDOW_ROWS
 from mytalk.models.autoencoder import REFERENCE_COUNTS
+from mytalk.models.folding import ConvRelu, FoldedConv, ResBlock, SpreadConv
+from mytalk.models.warping import REFERENCES, Warp
 
-STRIDE = 4  # latent pixel in crop pixels
-WINDOW_ROWS = (24, 64)  # latent rows that hold the mask (96..256 crop pixels)
-WINDOW_COLUMNS = (10, 54)  # latent columns (40..216 crop pixels)
-REFERENCES = 3
-# The flow's nodes are latent pixels; here they count from the window's corner.
-NEAR_ROWS = (FLOW_ROWS[0] - WINDOW_ROWS[0], FLOW_ROWS[1] - WINDOW_ROWS[0])
-NEAR_COLUMNS = (FLOW_COLUMNS[0] - WINDOW_COLUMNS[0], FLOW_COLUMNS[1] - WINDOW_COLUMNS[0])
-FLOW_UNIT_PX = 4.0  # crop pixels in a unit of the decoder's correction of the flow
-FLOW_SCALE_PX = 8.0  # what a flow is divided by before a network sees it
-FLOW_WIDTH = 32
-LOGIT_GAIN = 6.0  # learns decisions between references faster than the rest of the network
-FADE_PX = 12  # the warped neighbourhood fades into the base over so many pixels, so that its edge is not seen
 BASE_CHANNELS = 3 * STRIDE * STRIDE  # the base window, folded to latent size
 
 
@@ -69,30 +60,6 @@ def window_px(x: Tensor) -> Tensor:
     return x[..., top * STRIDE : bottom * STRIDE, left * STRIDE : right * STRIDE]
 
 
-class ConvRelu(nn.Sequential):
-    """3×3 convolution and ReLU: [B, C, H, W] → [B, C', H/s, W/s]."""
-
-    def __init__(self, cin: int, cout: int, stride: int = 1) -> None:
-        convolution = nn.Conv2d(cin, cout, 3, stride, 1)
-        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-        super().__init__(convolution, nn.ReLU(inplace=True))
-
-
-class ResBlock(nn.Module):
-    """Two 3×3 convolutions with a skip: [B, C, H, W] → the same shape."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = ConvRelu(channels, channels)
-        self.conv = nn.Conv2d(channels, channels, 3, 1, 1)
-        # A block starts as the identity: this is what makes depth trainable without norms.
-        nn.init.zeros_(self.conv.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the residual and rectify."""
-        return F.relu(x + self.conv(self.first(x)))
-
-
 class Encoder(nn.Module):
     """Picture [B, Cin, 4H, 4W] → posterior mean and log-variance, [B, z, H, W] (paper Fig. 9a, small)."""
 
@@ -122,14 +89,14 @@ class LandmarkEncoder(nn.Module):
     def __init__(self, config: AppearanceConfig) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            ConvRelu(3 * STRIDE * STRIDE, config.landmark),
+            nn.Sequential(FoldedConv(3, config.landmark, STRIDE), nn.ReLU(inplace=True)),
             ConvRelu(config.landmark, config.landmark),
             nn.Conv2d(config.landmark, config.landmark_z, 3, 1, 1),
         )
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode; deterministic, since its latent goes straight into the decoder."""
-        return self.layers(F.pixel_unshuffle(image, STRIDE))
+        return self.layers(image)
 
 
 class FusionNet(nn.Module):
@@ -155,67 +122,6 @@ class FusionNet(nn.Module):
         return features, F.interpolate(weights, scale_factor=STRIDE, mode="bilinear").softmax(dim=1)
 
 
-class Warp(nn.Module):
-    """Takes the mouth's neighbourhood from the references: features → RGB [B, 3, 144, 144].
-
-    Two heads correct the flow of each reference and weigh the warped references and the base against each
-    other, at latent resolution. ``by_flow`` sees the flows: where one stretches, its reference has nothing
-    to show, as a closed mouth has no teeth.
-    """
-
-    grid: Tensor
-    unit: Tensor
-    fade: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.head = nn.Conv2d(width, 3 * REFERENCES + 1, 3, 1, 1)
-        # Training starts from the landmarks' flow.
-        last = nn.Conv2d(FLOW_WIDTH, 3 * REFERENCES + 1, 3, 1, 1)
-        for head in (self.head, last):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.get_parameter("bias"))
-        self.by_flow = nn.Sequential(ConvRelu(width + 2 * REFERENCES, FLOW_WIDTH), last)
-        (top, bottom), (left, right) = NEAR_ROWS, NEAR_COLUMNS
-        rows = torch.arange(top * STRIDE, bottom * STRIDE) + 0.5
-        columns = torch.arange(left * STRIDE, right * STRIDE) + 0.5
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        # A position of p pixels in the window is 2 p / size - 1 for ``grid_sample``.
-        size = STRIDE * torch.tensor(
-            [WINDOW_COLUMNS[1] - WINDOW_COLUMNS[0], WINDOW_ROWS[1] - WINDOW_ROWS[0]], dtype=torch.float32
-        )
-        self.register_buffer("grid", 2 * torch.stack([x, y], dim=-1) / size - 1, persistent=False)
-        self.register_buffer("unit", (2 / size)[:, None, None], persistent=False)
-        inwards = [
-            torch.minimum(at - at[0], at[-1] - at).add(0.5).div(FADE_PX).clamp(max=1)
-            for at in (rows, columns)
-        ]
-        self.register_buffer("fade", inwards[0][:, None] * inwards[1], persistent=False)
-
-    def forward(self, features: Tensor, base: Tensor, references: Tensor, flows: Tensor) -> Tensor:
-        """Warp and blend.
-
-        features: [B, width, 40, 44]. base: [B, 3, 160, 176]. references: windows [B, 3, 3, 160, 176]. flows:
-        [B, 3, 2, 36, 36], crop pixels.
-        """
-        (top, bottom), (left, right) = NEAR_ROWS, NEAR_COLUMNS
-        seen = torch.cat([features[..., top:bottom, left:right], flows.flatten(1, 2) / FLOW_SCALE_PX], dim=1)
-        given = (self.head(features)[..., top:bottom, left:right] + LOGIT_GAIN * self.by_flow(seen)).float()
-        flow = flows + FLOW_UNIT_PX * given[:, : 2 * REFERENCES].unflatten(1, (REFERENCES, 2))
-        where = self.grid + _finer((flow * self.unit).flatten(0, 1)).permute(0, 2, 3, 1)
-        warped = F.grid_sample(
-            references.flatten(0, 1), where, mode="bilinear", padding_mode="border", align_corners=False
-        ).unflatten(0, (-1, REFERENCES))
-        own = base[..., top * STRIDE : bottom * STRIDE, left * STRIDE : right * STRIDE]
-        weights = _finer(given[:, 2 * REFERENCES :].softmax(dim=1))[:, :, None]
-        found = (weights[:, :REFERENCES] * warped).sum(dim=1) + weights[:, REFERENCES] * own
-        return own + self.fade * (found - own)
-
-
-def _finer(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=STRIDE, mode="bilinear")
-
-
 class Decoder(nn.Module):
     """[z_app, base, z_lm] [B, app + 48 + landmark_z, 40, 44] → RGB [B, 3, 160, 176], unclamped (paper 3.4.3).
 
@@ -231,32 +137,23 @@ class Decoder(nn.Module):
         )
         self.down = ConvRelu(width, deep, 2)
         self.middle = nn.Sequential(ResBlock(deep), ResBlock(deep), ResBlock(deep))
-        self.up = nn.Conv2d(deep, width * 4, 1)
+        self.up = SpreadConv(deep, width, 1)
         self.join = ResBlock(width)
         self.warp = Warp(width)
-        self.up_fine = nn.Conv2d(width, fine * 4, 3, 1, 1)
-        self.base_fine = nn.Conv2d(12, fine, 3, 1, 1)
+        self.up_fine = SpreadConv(width, fine, 3)
+        self.base_fine = FoldedConv(3, fine, 2)
         self.fine = ConvRelu(fine, fine)
-        self.out = nn.Conv2d(fine, 12, 3, 1, 1)
+        self.out = SpreadConv(fine, 3, 3)
         with torch.no_grad():
-            self.out.weight.mul_(0.1)  # the first pictures are the references' pixels
+            self.out.conv.weight.mul_(0.1)  # the first pictures are the references' pixels
 
     def forward(self, latents: Tensor, base: Tensor, references: Tensor, flows: Tensor) -> Tensor:
         """Decode the window; base [B, 3, 160, 176] is the latents' own, for the rest see ``Warp``."""
         shallow = self.stem(latents)
-        deep = F.pixel_shuffle(self.up(self.middle(self.down(shallow))), 2)
-        joined = self.join(F.relu(shallow + deep))
-        near = self.warp(joined, base, references, flows)
-        (top, bottom), (left, right) = NEAR_ROWS, NEAR_COLUMNS
-        margins = (
-            left * STRIDE,
-            base.shape[-1] - right * STRIDE,
-            top * STRIDE,
-            base.shape[-2] - bottom * STRIDE,
-        )
-        taken = base * F.pad(torch.zeros_like(near[:, :1]), margins, value=1.0) + F.pad(near, margins)
-        fine = F.pixel_shuffle(self.up_fine(joined), 2) + self.base_fine(F.pixel_unshuffle(taken, 2))
-        return taken + F.pixel_shuffle(self.out(self.fine(F.relu(fine))), 2)
+        joined = self.join(F.relu(shallow + self.up(self.middle(self.down(shallow)))))
+        taken = self.warp(joined, base, references, flows)
+        fine = self.up_fine(joined) + self.base_fine(taken)
+        return taken + self.out(self.fine(F.relu(fine)))
 
 
 class AppearanceModel(nn.Module):
@@ -297,7 +194,8 @@ class AppearanceModel(nn.Module):
         """One picture each: RGB windows [B, 3, 160, 176], unclamped.
 
         landmark_images: windows [B, 3, 160, 176]. latents: [B, app + 48, 40, 44]. references: windows of the
-        lip references [B, 3, 3, 160, 176], 0..1. flows: of ``reference_flows``, [B, 3, 2, 36, 36].
+        lip references [B, 3, 3, 160, 176], 0..1, or the fine ones that ``Warp`` looks things up in. flows: of
+        ``reference_flows``, [B, 3, 2, 36, 36].
         """
         z_lm = self.landmark_encoder(landmark_images)
         base = F.pixel_shuffle(latents[:, self.config.app :], STRIDE)

@@ -9,13 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mytalk.landmarks.normalise import CROP
-from mytalk.models.appearance import (
-    BASE_CHANNELS,
-    WINDOW_COLUMNS,
-    WINDOW_ROWS,
-    AppearanceConfig,
-    AppearanceModel,
-)
+from mytalk.landmarks.warp import WINDOW_COLUMNS, WINDOW_ROWS
+from mytalk.models.appearance import BASE_CHANNELS, AppearanceConfig, AppearanceModel
 from mytalk.models.autoencoder import AutoencoderConfig
 from mytalk.models.paper_appearance import PaperAppearance
 from mytalk.models.streaming import AppearanceDecoder, AppearanceEncoders

@@ -6,14 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mytalk.models.appearance import (
-    REFERENCES,
-    STRIDE,
-    WINDOW_COLUMNS,
-    WINDOW_ROWS,
-    AppearanceModel,
-    window_px,
-)
+from mytalk.landmarks.warp import FLOW_STRIDE as STRIDE
+from mytalk.landmarks.warp import WINDOW_COLUMNS, WINDOW_ROWS
+from mytalk.models.appearance import AppearanceModel, window_px
 from mytalk.models.motion import MEL_PER_AUDIO_FRAME, AudioEncoder, MotionConfig, MotionModel
 
 
@@ -123,11 +118,10 @@ class AppearanceDecoder(nn.Module):
     def forward(self, landmark_images: Tensor, latents: Tensor, references: Tensor, flows: Tensor) -> Tensor:
         """Decode the mask's window into its place in the crop; the rest is black and never shown.
 
-        landmark_images: [B, 3, 256, 256]. latents: [B, app + 48, 40, 44]. references: uint8
-        [B, 3, 256, 256, 3]. flows: [B, 3, 2, 36, 36].
+        landmark_images: [B, 3, 256, 256]. latents: [B, app + 48, 40, 44]. references: fine windows, uint8
+        [B, 3, 3, 480, 528]. flows: [B, 3, 2, 36, 36].
         """
-        seen = _windows(references.flatten(0, 1)).unflatten(0, (-1, REFERENCES))
-        window = self.model.decode(window_px(landmark_images), latents.float(), seen, flows)
+        window = self.model.decode(window_px(landmark_images), latents.float(), references, flows)
         picture = (window.clamp(0, 1) * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1)
         (top, bottom), (left, right) = WINDOW_ROWS, WINDOW_COLUMNS
         size = landmark_images.shape[-1]
