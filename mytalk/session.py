@@ -7,8 +7,7 @@ A shell feeds it speech, runs the jobs it asks for (one at a time) and takes the
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,14 +16,14 @@ from mytalk.config import SessionConfig
 from mytalk.engines.engine import EngineSpec
 from mytalk.errors import BadInput, SessionClosed
 from mytalk.resample import check_rate
+from mytalk.session_anchor import set_anchor
 from mytalk.session_intake import Moment, SpeechQueue
-from mytalk.session_knobs import check_knobs
-from mytalk.session_plan import Anchor, Closing, Utterance
+from mytalk.session_knobs import Knobs
+from mytalk.session_plan import Closing, Flight, Utterance
 from mytalk.session_report import EventKind, EventLog, SessionEvent, SessionStats
 from mytalk.session_stage import Stage
 from mytalk.session_state import TRANSITIONS, Change, State
 from mytalk.types import (
-    F32,
     I16,
     ActorView,
     AvSlice,
@@ -38,15 +37,6 @@ from mytalk.types import (
 )
 
 MAX_EVENTS = 256  # undrained events beyond it: the oldest are dropped and counted
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """The job that is being run: motion of an utterance, or pictures of some frames of an owner."""
-
-    job: Job
-    owner: Utterance | Closing
-    frames: tuple[int, ...]
 
 
 class TalkSession:
@@ -67,8 +57,8 @@ class TalkSession:
         now: float,
     ) -> None:
         """``initial_state`` is the engine's memory with nothing known; ``seed`` fixes the diffusion noise."""
-        check_knobs(config, spec)
-        self._actor, self._spec, self._config, self._seed = actor, spec, config, seed
+        self._actor, self._spec, self._seed = actor, spec, seed
+        self._knobs = Knobs(config, spec)
         self._initial_state = initial_state
         self._state = State.IDLE
         self._now = now
@@ -76,10 +66,8 @@ class TalkSession:
         self._stage = Stage(actor, now)
         self._queue = SpeechQueue(config, spec, self._make_utterance)
         self._closing: Closing | None = None
-        self._flight: _Flight | None = None
+        self._flight: Flight | None = None
         self._starved_slots = 0
-        self._picture_every, self._pushed_config = 1, config
-        self._hop_factor, self._fewest_steps = 1, False
         self._events = EventLog(MAX_EVENTS)
 
     # -- speech comes in -------------------------------------------------------------------------------
@@ -113,7 +101,7 @@ class TalkSession:
             actor=self._actor,
             spec=self._spec,
             initial_state=self._initial_state,
-            config=self._config if live else self._pushed_config,
+            config=self._knobs.live if live else self._knobs.pushed,
         )
 
     def _moment(self) -> Moment:
@@ -154,37 +142,22 @@ class TalkSession:
         steps: diffusion steps, 0 = the engine's default. The delay of a live microphone follows.
         Raises ``BadInput``, and nothing is changed.
         """
-        old = self._config
-        config = replace(
-            old,
-            hop_frames=old.hop_frames if hop is None else hop,
-            lookahead_frames=old.lookahead_frames if lookahead is None else lookahead,
-            steps=old.steps if steps is None else steps,
-        )
-        check_knobs(config, self._spec)
-        self._config, self._pushed_config = config, config.with_hop(self._hop_factor, self._spec.tokens)
-        self._queue.configure(self._config, self._pushed_config)
+        self._knobs = self._knobs.turned(hop, lookahead, steps)
+        self._queue.configure(self._knobs.live, self._knobs.pushed)
 
     def knobs(self) -> dict[str, int]:
         """What ``configure`` can turn, as it stands."""
-        config = self._config
-        return {
-            "hop": config.hop_frames,
-            "lookahead": config.lookahead_frames,
-            "steps": config.steps or self._spec.steps,
-        }
+        return self._knobs.as_dict()
 
     def economise(self, *, hop_factor: int, picture_every: int, fewest_steps: bool = False) -> None:
-        """Do with less work from now on; 1, 1: all that was asked for.
+        """Do with less work from now on (see ``Knobs``); 1, 1: all that was asked for."""
+        self._knobs = replace(
+            self._knobs, hop_factor=hop_factor, picture_every=picture_every, fewest_steps=fewest_steps
+        )
 
-        hop_factor: pushed utterances that begin later make motion for so many times more frames at once, if
-        the engine can; live ones have no time for it. picture_every: one picture of so many frames is made.
-        fewest_steps: motion takes the fewest diffusion steps that the engine has.
-        """
-        if min(hop_factor, picture_every) < 1:
-            raise BadInput("hop_factor and picture_every must be at least 1", "bad_config")
-        self._picture_every, self._hop_factor, self._fewest_steps = picture_every, hop_factor, fewest_steps
-        self._pushed_config = self._config.with_hop(hop_factor, self._spec.tokens)
+    @property
+    def _config(self) -> SessionConfig:
+        return self._knobs.live
 
     def close(self) -> None:
         """Let go of everything; idempotent. Nothing comes out afterwards."""
@@ -200,19 +173,17 @@ class TalkSession:
         """The next job to run, or None: nothing to do, or one is in flight already."""
         if self._flight is not None or self._state is State.CLOSED:
             return None
-        self._flight = self._closing_flight() or self._speech_flight()
+        closing = None if self._closing is None else self._picture_flight(self._closing)
+        self._flight = closing or self._speech_flight()
         return None if self._flight is None else self._flight.job
 
-    def _closing_flight(self) -> _Flight | None:
-        return None if self._closing is None else self._picture_flight(self._closing)
-
-    def _picture_flight(self, owner: Utterance | Closing) -> _Flight | None:
+    def _picture_flight(self, owner: Utterance | Closing) -> Flight | None:
         frames = owner.track.next_wanted(self._config.hop_frames)
         if not frames:
             return None
-        return _Flight(PictureJob(self._generation, owner.track.shows(frames)), owner, frames)
+        return Flight(PictureJob(self._generation, owner.track.shows(frames)), owner, frames)
 
-    def _speech_flight(self) -> _Flight | None:
+    def _speech_flight(self) -> Flight | None:
         """The job that is due soonest: pictures before motion, the current utterance before queued ones."""
         ahead = sum(utterance.pending_frames for utterance in self._queue.utterances)
         previous: Utterance | None = None
@@ -220,7 +191,7 @@ class TalkSession:
             if utterance.anchor is None:
                 if utterance.start_at is None:
                     return None
-                self._set_anchor(utterance, previous)
+                set_anchor(utterance, previous, self._closing, self._stage)
             flight = self._picture_flight(utterance)
             if flight is not None:
                 return flight
@@ -235,41 +206,14 @@ class TalkSession:
                 if not fits or not utterance.can_plan(utterance.next_motion):
                     return self._picture_flight(utterance)
                 if not utterance.rest_hop():
-                    job = utterance.motion_job(self._generation, self._seed, self._steps)
-                    return _Flight(job, utterance, ())
+                    job = utterance.motion_job(self._generation, self._seed, self._knobs.steps)
+                    return Flight(job, utterance, ())
                 ahead += self._config.hop_frames
             flight = self._picture_flight(utterance)  # of a mouth that closes to rest
             if flight is not None:
                 return flight
             previous = utterance
         return None
-
-    @property
-    def _steps(self) -> int:
-        return self._spec.step_counts[0] if self._fewest_steps else self._config.steps or self._spec.steps
-
-    def _set_anchor(self, utterance: Utterance, previous: Utterance | None) -> None:
-        """Fix the play positions of an utterance from its next frame on, so that it can be rendered ahead."""
-        assert utterance.start_at is not None
-        history: list[F32] = []
-        free_slot, position = self._stage.slot, self._stage.position
-        if previous is not None:
-            assert previous.total_frames is not None
-            free_slot += previous.total_frames - previous.next_play
-            position, history = previous.position_of(previous.total_frames), list(previous.history)
-        elif self._closing is not None:
-            free_slot += self._closing.remaining
-            position, history = position + self._closing.remaining, self._closing.history
-        wanted = self._stage.slots_until(utterance.start_at)
-        # A live delay is a target, so it is rounded to the nearest slot; a shortest time is rounded up.
-        slot = max(free_slot, round(wanted) if utterance.live else math.ceil(wanted - 1e-6))
-        if previous is None and self._closing is None and self._stage.mouth_open:
-            # It was starved for a moment and its last picture is held: the clip goes on from there.
-            utterance.anchor = Anchor(utterance.next_play, slot, position)
-            return
-        utterance.anchor = Anchor(utterance.next_play, slot, position + slot - free_slot)
-        utterance.restart_motion(history if slot == free_slot else [])
-        utterance.speech.hush_before(utterance.next_play)
 
     def complete(self, job: Job, result: JobResult, now: float) -> None:
         """Take the result of the job in flight; results of an older generation are dropped."""
@@ -281,7 +225,7 @@ class TalkSession:
             if not isinstance(result, MotionResult) or result.displacement.shape != expected:
                 self._failed(flight, f"the motion result is not {list(expected)}")
             else:
-                flight.owner.motion_done(result, self._picture_every)
+                flight.owner.motion_done(result, self._knobs.picture_every)
         elif not isinstance(job, PictureJob) or not isinstance(result, PictureResult):
             self._failed(flight, "the result is not of the job's kind")
         elif len(result.pictures) != len(flight.frames):
@@ -295,7 +239,7 @@ class TalkSession:
         if flight is not None:
             self._failed(flight, f"{type(error).__name__}: {error}")
 
-    def _land(self, job: Job, now: float) -> _Flight | None:
+    def _land(self, job: Job, now: float) -> Flight | None:
         """End the flight of a job; None if its result must not be used."""
         if self._state is State.CLOSED:
             return None
@@ -306,7 +250,7 @@ class TalkSession:
         self._flight = None
         return flight if job.generation == self._generation else None
 
-    def _failed(self, flight: _Flight, detail: str) -> None:
+    def _failed(self, flight: Flight, detail: str) -> None:
         self._stage.count.failed_jobs += 1
         if isinstance(flight.job, MotionJob) and isinstance(flight.owner, Utterance):
             flight.owner.motion_failed()
@@ -354,13 +298,9 @@ class TalkSession:
             return self._closing_slice(self._closing)
         if self._stage.mouth_open:
             return self._held_slice(current)
-        if current is not None and self._reached(current):
+        if current is not None and current.reached(self._stage.position):
             return self._stage.hold(self._generation)
         return self._stage.idle(self._generation)
-
-    def _reached(self, current: Utterance) -> bool:
-        """Whether the clip stands where the (anchored) utterance begins."""
-        return current.anchor is not None and self._stage.position >= current.anchor.position
 
     def _starve(self, current: Utterance) -> None:
         """The next speech is not here: playout pauses and is anchored anew when it comes."""
@@ -372,12 +312,18 @@ class TalkSession:
     def _leave_buffering(self, current: Utterance) -> None:
         """Start (or resume) the current utterance if it is time and its pictures are there."""
         if current.anchor is None and current.start_at is not None:
-            self._set_anchor(current, None)  # even if a slow job keeps the next one from being planned
+            set_anchor(
+                current, None, self._closing, self._stage
+            )  # even if a slow job keeps the next one from being planned
         if current.anchor is None:
             return
         waited_s = (self._stage.slot - current.anchor.slot) * FRAME_S
         given_up = waited_s >= self._config.start_wait_s
-        if waited_s >= 0 and self._reached(current) and (current.first_pictures_settled() or given_up):
+        if (
+            waited_s >= 0
+            and current.reached(self._stage.position)
+            and (current.first_pictures_settled() or given_up)
+        ):
             self._tell("resumed" if current.started else "speech_started", samples=current.played_samples)
             current.started = True
             self._move(Change.STARTED)

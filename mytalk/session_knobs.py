@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from mytalk.clock import ANALYSIS_RATE
 from mytalk.config import SessionConfig
 from mytalk.engines.engine import EngineSpec
@@ -21,6 +23,58 @@ def check_knobs(config: SessionConfig, spec: EngineSpec) -> None:
     if config.steps and config.steps not in spec.step_counts:
         known = ", ".join(map(str, spec.step_counts))
         raise BadInput(f"steps must be one of {known} (0: the default), not {config.steps}", "bad_config")
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """A session's settings as they stand, and what overload takes away from them.
+
+    live: as asked for; live speech always gets it. hop_factor: pushed utterances that begin later make
+    motion for so many times more frames at once, if the engine can; live ones have no time for it.
+    picture_every: one picture of so many frames is made. fewest_steps: of those that the engine has.
+    """
+
+    live: SessionConfig
+    spec: EngineSpec
+    hop_factor: int = 1
+    picture_every: int = 1
+    fewest_steps: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ``BadInput`` for what the engine cannot run."""
+        check_knobs(self.live, self.spec)
+        if min(self.hop_factor, self.picture_every) < 1:
+            raise BadInput("hop_factor and picture_every must be at least 1", "bad_config")
+
+    @property
+    def pushed(self) -> SessionConfig:
+        """Settings of pushed utterances that begin now."""
+        return self.live.with_hop(self.hop_factor, self.spec.tokens)
+
+    @property
+    def steps(self) -> int:
+        """Diffusion steps of the next hop."""
+        return self.spec.step_counts[0] if self.fewest_steps else self.live.steps or self.spec.steps
+
+    def turned(self, hop: int | None, lookahead: int | None, steps: int | None) -> Knobs:
+        """With other settings, where they are not None (steps 0: the engine's default)."""
+        old = self.live
+        live = replace(
+            old,
+            hop_frames=old.hop_frames if hop is None else hop,
+            lookahead_frames=old.lookahead_frames if lookahead is None else lookahead,
+            steps=old.steps if steps is None else steps,
+        )
+        return replace(self, live=live)
+
+    def as_dict(self) -> dict[str, int]:
+        """What was asked for."""
+        live = self.live
+        return {
+            "hop": live.hop_frames,
+            "lookahead": live.lookahead_frames,
+            "steps": live.steps or self.spec.steps,
+        }
 
 
 def needed_delay_s(config: SessionConfig, spec: EngineSpec) -> float:

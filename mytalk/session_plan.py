@@ -15,7 +15,7 @@ from mytalk.session_knobs import hop_start, hops_end
 from mytalk.session_rest import Hush, Rest, closing_weights
 from mytalk.session_speech import UtteranceSpeech
 from mytalk.speech import MELS, SILENCE
-from mytalk.types import F32, U8, ActorView, FrameSpec, MotionJob, MotionResult, MotionState
+from mytalk.types import F32, U8, ActorView, FrameSpec, Job, MotionJob, MotionResult, MotionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +244,10 @@ class Utterance:
         assert self.anchor is not None
         return self.anchor.position + frame - self.anchor.frame
 
+    def reached(self, position: int) -> bool:
+        """Whether it is anchored, and the clip stands where it begins."""
+        return self.anchor is not None and position >= self.anchor.position
+
     def restart_motion(self, history: list[F32] | None = None) -> None:
         """Let the next hop continue from displacements that were shown (None: the last planned ones)."""
         self._restart = True
@@ -374,3 +378,12 @@ class Utterance:
         self.track.broke(tuple(range(max(self.next_play, self.next_motion), self.next_motion + hop)))
         self.next_motion += hop
         self.restart_motion()
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """The job that is being run: motion of an utterance, or pictures of some frames of an owner."""
+
+    job: Job
+    owner: Utterance | Closing
+    frames: tuple[int, ...]
