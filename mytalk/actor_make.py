@@ -257,8 +257,8 @@ def _make(
 
     with MouthWatch(layout, folder) as watch:
         find_face(_part(video, source, info, 0, None), spools[0], str(video), source.face, on_picture)
-        covered = watch.covered()
-    track = track_face(*spools, layout, str(video), covered)
+        covered, doubt = watch.covered(), watch.doubt()
+    track = track_face(*spools, layout, str(video), covered, doubt)
     kept, order = _loop_of(track, np.stack(thumbnails), layout)
     if progress is not None:
         progress("writing the actor", 0, 1)

@@ -157,18 +157,31 @@ class MouthWatch:
 
     def covered(self) -> npt.NDArray[np.bool_]:
         """In which pictures the mouth is covered, bool [F]."""
-        mouth, upper = self.shares()
-        out, seen = np.zeros(len(mouth), bool), np.flatnonzero(np.isfinite(mouth))
-        if not len(seen):
-            return out
-        share = np.where(upper < LIT * mouth, mouth, 0)[seen]
-        # Where the detector loses the face for a moment, a hand that was there is still there.
-        mouth = np.interp(np.arange(len(mouth)), seen, share)
+        mouth = self.otherwise()
+        out = np.zeros(len(mouth), bool)
         step_s = float(np.median(np.diff(self._times))) if len(self._times) > 1 else 1.0
         for run in runs(mouth > STILL_COVERED):
             begun = int((mouth[run] > COVERED).sum())
             out[run] = begun > 0 and begun * step_s >= SHORTEST_S - step_s / 2
         return out
+
+    def doubt(self) -> F32:
+        """How likely something is in front of a mouth that does not count as covered, 0 (no sign) upwards,
+        float32 [F].
+        """
+        return np.maximum(self.otherwise() / STILL_COVERED - 1, 0)
+
+    def otherwise(self) -> F32:
+        """Share of the samples around the mouth that look otherwise while the upper face does not, float32
+        [F].
+        """
+        mouth, upper = self.shares()
+        seen = np.flatnonzero(np.isfinite(mouth))
+        if not len(seen):
+            return np.zeros(len(mouth), np.float32)
+        share = np.where(upper < LIT * mouth, mouth, 0)[seen]
+        # Where the detector loses the face for a moment, a hand that was there is still there.
+        return np.interp(np.arange(len(mouth)), seen, share).astype(np.float32)
 
     def shares(self) -> tuple[F32, F32]:
         """Share of the samples that look otherwise than they usually do: around the mouth, and on the upper

@@ -132,7 +132,8 @@ def _open_source(
             progress("finding the face", len(times), max(len(times), expected))
 
     find_face(takewhile(needed, read_frames(video, info=info)), work.points, str(video), face, on_picture)
-    track = track_face(work.points, work.landmarks, layout, str(video), work.watch.covered())
+    hidden = (work.watch.covered(), work.watch.doubt())
+    track = track_face(work.points, work.landmarks, layout, str(video), *hidden)
     stamps = np.array(times)
     line = timeline(stamps, info.fps)
     matrices = crop_matrices(track.poses)

@@ -50,7 +50,7 @@ class FaceTrack:
     the face, without a cut inside. poses: smoothed, per frame. opening: float32 [F], gap between the inner
     lips in canonical units. rest: float32 [K, 3], canonical, the closed mouth. landmarks: rows [K, 3],
     canonical, smoothed where speech does not move them. covered: bool [F], the mouth is
-    hidden behind something.
+    hidden behind something. doubt: float32 [F], signs that something is there all the same, 0: none.
     """
 
     present: npt.NDArray[np.bool_]
@@ -61,6 +61,7 @@ class FaceTrack:
     rest: F32
     landmarks: Spool
     covered: npt.NDArray[np.bool_]
+    doubt: F32
 
     @property
     def shown(self) -> npt.NDArray[np.bool_]:
@@ -190,12 +191,13 @@ def track_face(
     layout: Layout,
     what: str,
     covered: npt.NDArray[np.bool_] | None = None,
+    doubt: F32 | None = None,
 ) -> FaceTrack:
     """Poses and canonical landmarks from detected landmarks, rows [478, 3] of ``points`` (NaN: not in view).
 
     points is changed (short gaps are filled). landmarks: an empty spool for the result. Memory does not grow
-    with the length but for the poses. covered: see ``FaceTrack``; None: nowhere. Raises ``BadInput`` when the
-    face is too small to work with.
+    with the length but for the poses. covered, doubt: see ``FaceTrack``; None: nowhere. Raises ``BadInput``
+    when the face is too small to work with.
     """
     present = _fill_gaps(points, _found(points))
     segments = _segments(points, present)
@@ -230,7 +232,8 @@ def track_face(
     hidden = np.zeros(len(present), bool) if covered is None else covered
     seen = np.flatnonzero(present & ~hidden)
     rest = _rest(landmarks, opening, seen if len(seen) else frames)
-    return FaceTrack(present, segments, poses, opening, width, rest, landmarks, hidden)
+    doubt = np.zeros(len(present), np.float32) if doubt is None else doubt
+    return FaceTrack(present, segments, poses, opening, width, rest, landmarks, hidden, doubt)
 
 
 def track_crop_landmarks(track: FaceTrack, frames: Sequence[int] | Frames, matrices: F32) -> F32:
@@ -256,6 +259,7 @@ def pick_references(track: FaceTrack, layout: Layout) -> tuple[int, int, int]:
     picked: list[int] = []
     for target in targets:
         cost = np.abs(opening - target) / spread + (facing.max() - facing) + SMILE_COST * smile
+        cost += track.doubt[frames]  # a hand in a reference would be on the lips of every picture
         if len(frames) > len(picked):  # three different ones, where there are three
             cost[np.isin(frames, picked)] = np.inf
         picked.append(int(frames[int(np.argmin(cost))]))

@@ -67,6 +67,20 @@ def test_a_covered_mouth_is_no_reference_no_rest_and_fades() -> None:
     np.testing.assert_allclose(strength[30:35], [0.2, 0.4, 0.6, 0.8, 1], atol=1e-6)
 
 
+def test_a_mouth_that_may_be_covered_is_no_reference_where_another_will_do() -> None:
+    canonical = template_face(60)
+    canonical[:, LAYOUT.mouth_gap[1], 1] += np.tile(np.linspace(0, 0.4, 20, dtype=np.float32), 3)[:, None]
+    doubt = np.zeros(60, np.float32)
+    for sure in (slice(0, 20), slice(20, 40), slice(40, 60)):
+        doubt[:] = 0.5
+        doubt[sure] = 0
+        raw, landmarks = Spool((478, 3)), Spool((478, 3))
+        for row in from_canonical(canonical, still_poses(60)):
+            raw.append(row)
+        track = track_face(raw, landmarks, LAYOUT, "it", doubt=doubt)
+        assert all(sure.start <= frame < sure.stop for frame in pick_references(track, LAYOUT))
+
+
 def test_references_do_not_smile() -> None:
     canonical = template_face(100)
     canonical[:, LAYOUT.mouth_gap[1], 1] += np.linspace(0, 0.4, 100, dtype=np.float32)[:, None]
