@@ -30,6 +30,8 @@ from server.device import Device, cores, lanes_and_threads
 from server.idle_reel import IdleReel
 from server.metrics import Metrics
 from server.overseer import Overseer
+from server.processes import ProcessFailed, Supervisor, take_orders
+from server.routing import prefix_of
 from server.sessions import Sessions
 from server.udp_ports import PortRange, loop_with_ports
 from server.uploads import Uploads
@@ -39,6 +41,7 @@ from server.worker import Worker
 logger = logging.getLogger("server")
 BAD_SETTINGS, CANNOT_START = 2, 1  # exit codes
 BACKLOG = 128
+Load = Callable[[ServerConfig], Cast]
 
 
 class CannotStart(MyTalkError):
@@ -47,20 +50,48 @@ class CannotStart(MyTalkError):
     code = "cannot_start"
 
 
-def main(argv: Sequence[str] | None = None, load: Callable[[ServerConfig], Cast] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
     """Run the server; returns the exit code. ``load``: where engine and actors come from (fakes in tests)."""
-    try:
+
+    def run() -> None:
         config = parse(sys.argv[1:] if argv is None else argv, os.environ)
         _set_up_logging()
         with contextlib.closing(_bind(config)) as listener:
             tls = _tls(config)
             check_page()
+            if config.processes > 1:
+                with asyncio.Runner(loop_factory=_loop_factory(None)) as runner:
+                    return runner.run(_serve_front(config, load, listener, tls))
             cast = (load or load_cast)(config)
             with asyncio.Runner(loop_factory=_loop_factory(config.udp_ports)) as runner:
-                runner.run(_serve(config, cast, listener, tls))
+                return runner.run(_serve(config, cast, listener, tls))
+
+    return _exit_code(run)
+
+
+def child() -> int:
+    """One of several servers; what it needs comes from its supervisor (``server.processes``)."""
+
+    def run() -> None:
+        _set_up_logging()
+        orders, listener = take_orders()
+        with contextlib.closing(listener):
+            cast = (orders.load or load_cast)(orders.config)
+            with asyncio.Runner(loop_factory=_loop_factory(orders.config.udp_ports)) as runner:
+                runner.run(_serve(orders.config, cast, listener, None, orders.index))
+
+    return _exit_code(run)
+
+
+def _exit_code(run: Callable[[], None]) -> int:
+    """What became of it; errors are one line."""
+    try:
+        run()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_SETTINGS
+    except ProcessFailed as error:
+        return error.status  # the process has said why
     except MyTalkError as error:
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_START
@@ -76,7 +107,7 @@ def load_cast(config: ServerConfig) -> FolderCast:
     from mytalk.engines.buckets import buckets_up_to
     from mytalk.engines.warm import warm_up
 
-    _, threads = lanes_and_threads(config.lanes, config.threads, cores())
+    _, threads = lanes_and_threads(config.lanes, config.threads, cores() / config.processes)
     engine = load_lasting_engine(config.engine, config.bundle, threads)
     pictures = buckets_up_to(max(engine.batch, config.session.hop_frames))
     took_s = warm_up(engine, pictures, faces=(1, ENCODE_BATCH))
@@ -93,11 +124,12 @@ def load_cast(config: ServerConfig) -> FolderCast:
 class Server:
     """Everything that runs, in the order in which it starts and ends."""
 
-    def __init__(self, config: ServerConfig, cast: Cast) -> None:
-        """config: its video encoder is a certain one, not ``auto``."""
+    def __init__(self, config: ServerConfig, cast: Cast, id_prefix: str = "") -> None:
+        """config: its video encoder is a certain one, not ``auto``. id_prefix: of session ids."""
         self._config = config
         self._metrics = Metrics()
-        lanes, _ = lanes_and_threads(config.lanes, config.threads, cores())
+        share = cores() / config.processes
+        lanes, _ = lanes_and_threads(config.lanes, config.threads, share)
         self._device = Device(cast, lanes)
         self._worker = Worker(time.monotonic, self._device.plan)
         self._preloading: asyncio.Task[None] | None = None
@@ -109,10 +141,10 @@ class Server:
             memory_bytes=config.actor_memory_mb * MB,
             make_reel=None if config.video_encoder == VP8 else self._reel,
         )
-        admission = Admission(self._worker.lanes, cores())
+        admission = Admission(self._worker.lanes, share)
         self._overseer = Overseer(self._worker, self._metrics, admission, time.monotonic)
         self._sessions = Sessions(
-            config, self._actors, self._worker, self._metrics, time.monotonic, self._overseer
+            config, self._actors, self._worker, self._metrics, time.monotonic, self._overseer, id_prefix
         )
         # fixed here: an actor that is uploaded later does not become the default by its name
         self._default_actor = config.actor or self._actors.names[0]
@@ -174,12 +206,14 @@ class Server:
 
 
 async def _serve(
-    config: ServerConfig, cast: Cast, listener: socket.socket, tls: ssl.SSLContext | None
+    config: ServerConfig,
+    cast: Cast,
+    listener: socket.socket,
+    tls: ssl.SSLContext | None,
+    process: int | None = None,
 ) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    """process: which of several this is, whose front announces them; None = the only one."""
+    stop = _stop_on_signals()
     config = dataclasses.replace(config, video_encoder=choose(config.video_encoder))
     logger.info("video is encoded by %s", config.video_encoder)
     rtc_setup.set_up(
@@ -187,14 +221,41 @@ async def _serve(
         loopback=config.is_loopback,
         vanish_after_s=config.vanish_after_s,
     )
-    server = Server(config, cast)
+    server = Server(config, cast, "" if process is None else prefix_of(process))
     try:
         if await _before(stop, server.startup(listener, tls)):
-            _announce(config, listener)
+            if process is None:
+                _announce(config, listener)
             await stop.wait()
             logger.info("stopping")
     finally:
         await server.shutdown()
+
+
+async def _serve_front(
+    config: ServerConfig, load: Load | None, listener: socket.socket, tls: ssl.SSLContext | None
+) -> None:
+    stop = _stop_on_signals()
+    supervisor = Supervisor(config, load)
+    try:
+        if await _before(stop, supervisor.startup()):
+            try:
+                await supervisor.listen(listener, tls, BACKLOG)
+            except OSError as error:
+                raise _cannot_listen(config, error) from error
+            _announce(config, listener)
+            await stop.wait()
+            logger.info("stopping")
+    finally:
+        await supervisor.shutdown()
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    return stop
 
 
 async def _before(stop: asyncio.Event, startup: Coroutine[None, None, None]) -> bool:

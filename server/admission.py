@@ -61,10 +61,10 @@ def _mean(mean: float | None, value: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What there is. lanes: engine calls at once. cores: processor cores of this process."""
+    """What there is. lanes: engine calls at once. cores: this process's share of the cores."""
 
     lanes: int
-    cores: int
+    cores: float
 
     def used(self, costs: Costs, talking: int, watching: int) -> float:
         """Share of lanes or cores, the larger one, that so many sessions take; 0 before it was measured."""

@@ -22,6 +22,7 @@ from server.video_encoder import ENCODERS
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN_VARIABLE = "MYTALK_TOKEN"
+MOST_PROCESSES = 64
 
 
 class ConfigError(MyTalkError):
@@ -47,6 +48,7 @@ class ServerConfig:
     allow_origin: origins (``https://host``) whose web pages may use the server besides its own; ``*``: all.
     max_sessions: people served at once; the next one gets 503. admit_all: up to that number let everybody
         in, also those who would not fit by what sessions were measured to cost.
+    processes: servers behind the one port, which share sessions, cores and UDP ports; 1 = no front.
     stun: STUN server URLs for sessions beyond the local network; none by default.
     udp_ports: UDP ports that WebRTC may use, None = any free one.
     video_bits_per_s: start bit rate of the video, and its ceiling is twice that.
@@ -77,6 +79,7 @@ class ServerConfig:
     allow_origin: tuple[str, ...] = ()
     max_sessions: int = 4
     admit_all: bool = False
+    processes: int = 1
     stun: tuple[str, ...] = ()
     udp_ports: PortRange | None = None
     video_bits_per_s: int = 2_000_000
@@ -93,6 +96,10 @@ class ServerConfig:
         problems = [
             (not 0 <= self.port <= 65535, f"port must be 0..65535, not {self.port}"),
             (self.max_sessions < 1, f"max_sessions must be at least 1, not {self.max_sessions}"),
+            (
+                not 1 <= self.processes <= MOST_PROCESSES,
+                f"processes must be 1..{MOST_PROCESSES}, not {self.processes}",
+            ),
             (self.loaded_actors < 1, f"loaded_actors must be at least 1, not {self.loaded_actors}"),
             (
                 min(self.threads or 1, self.lanes or 1) < 1 or 0 in (self.threads, self.lanes),
@@ -137,6 +144,8 @@ class ServerConfig:
         """One line on why nobody may upload or delete actors; None when everybody (with the token) may."""
         if not self.uploads.enabled:
             return "this server takes no uploads"
+        if self.processes > 1:
+            return "a server of several processes takes no uploads; run it with --processes 1 to upload"
         if not self.is_loopback and self.token is None:
             return f"a server that others can reach takes uploads only with a token ({TOKEN_VARIABLE})"
         return None
@@ -193,6 +202,7 @@ _INTEGERS = {
     "actor_memory_mb",
     "cache_mb",
     "max_sessions",
+    "processes",
     "video_bits_per_s",
     "max_body_bytes",
 }
@@ -327,6 +337,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     how.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads of one engine call (default: the cores' share)"
+    )
+    how.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="servers behind the one port, where one process's sending is the limit (default 1)",
     )
     how.add_argument(
         "--video-encoder",

@@ -18,15 +18,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def lanes_and_threads(lanes: int | None, threads: int | None, available: int) -> tuple[int, int]:
+def lanes_and_threads(lanes: int | None, threads: int | None, available: float) -> tuple[int, int]:
     """Engine calls at the same time, and CPU threads of each, from what was asked for (None: choose).
 
     One thread for each call and as many calls as cores: two threads in one call spend part of their time on
     waiting for each other, and leave drawing and pasting to one of them (docs/benchmarks.md has the figures).
     """
+    whole = max(1, int(available))  # several processes may have less than a core each
     if lanes is None:
-        lanes = max(1, min(MOST_LANES, available // (threads or 1)))
-    return lanes, threads or max(1, available // lanes)
+        lanes = max(1, min(MOST_LANES, whole // (threads or 1)))
+    return lanes, threads or max(1, whole // lanes)
 
 
 class Device:

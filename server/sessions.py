@@ -67,8 +67,13 @@ class Sessions:
         metrics: Metrics,
         clock: Callable[[], float],
         overseer: Overseer | None = None,
+        id_prefix: str = "",
     ) -> None:
-        """overseer: refuses those who would not fit, and says how those who are here are served."""
+        """overseer: refuses those who would not fit, and says how those who are here are served.
+
+        id_prefix: begins every session id; tells the front of several processes whose a session is.
+        """
+        self._id_prefix = id_prefix
         self._config = config
         self._overseer = overseer
         self._actors = actors
@@ -125,7 +130,7 @@ class Sessions:
             why = self._overseer.refusal(guests, len(self._sessions) - len(guests))
             if why is not None:
                 raise MachineBusy(f"no room for another session: {why}")
-        session_id = secrets.token_urlsafe(12)
+        session_id = self._id_prefix + secrets.token_urlsafe(12)
         self._sessions[session_id] = _Session()
         self._metrics.sessions.set(len(self._sessions))
         return session_id

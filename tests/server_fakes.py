@@ -130,6 +130,11 @@ class FakeCast:
         self.forgotten.append(read_card(folder).name)
 
 
+def load_fake(_config: ServerConfig) -> FakeCast:
+    """Where several processes get their cast from: found by its name."""
+    return FakeCast()
+
+
 @contextlib.asynccontextmanager
 async def running(cast: FakeCast | None = None, **settings: Any) -> AsyncIterator[str]:
     """A server on a free loopback port; yields its URL."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from server.app import OPEN_PATHS
 from server.config import parse
+from server.guard import OPEN_PATHS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = re.sub(r"\\\n\s*", " ", (ROOT / "Dockerfile").read_text())
