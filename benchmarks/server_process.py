@@ -45,8 +45,14 @@ def cpu_seconds(pid: int) -> float | None:
 class ServerProcess:
     """``with ServerProcess(arguments) as server`` starts ``python -m server`` and stops it again."""
 
-    def __init__(self, arguments: Sequence[str] = (), command: Sequence[str] | None = None) -> None:
-        """arguments: more command line for the server. command: run instead of ``python -m server``."""
+    def __init__(
+        self, arguments: Sequence[str] = (), command: Sequence[str] | None = None, *, patient: bool = True
+    ) -> None:
+        """arguments: more command line for the server. command: run instead of ``python -m server``.
+
+        patient: wait until no actor is being prepared any more, which would disturb a measurement.
+        """
+        self._patient = patient
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         base = list(command) if command is not None else [sys.executable, "-m", "server"]
@@ -63,7 +69,7 @@ class ServerProcess:
         return self._process.pid
 
     def __enter__(self) -> ServerProcess:
-        """Start and wait until ``/healthz`` answers and no actor is being prepared, which would disturb."""
+        """Start and wait until ``/healthz`` answers, and for actors that are being prepared."""
         self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=self._log, stderr=subprocess.STDOUT)
         try:
             self._wait_until_healthy()
@@ -107,7 +113,7 @@ class ServerProcess:
                 raise ServerFailed(f"the server ended with status {self._process.returncode}: {words[-1]}")
             try:
                 with urllib.request.urlopen(f"{self.url}/healthz", timeout=2) as answer:
-                    if not json.load(answer).get("preparing"):
+                    if not (json.load(answer).get("preparing") and self._patient):
                         return
             except (urllib.error.URLError, OSError, ValueError):
                 pass

@@ -174,7 +174,7 @@ def test_talk_and_the_mouth_moves_and_rests(page, server: ServerProcess, tmp_pat
 
 def test_the_bundled_actor_speaks(page, tmp_path: Path) -> None:
     busy = os.getloadavg()[0] > 2.5 * (os.cpu_count() or 1)  # by others: this test has not started yet
-    with ServerProcess() as server:
+    with ServerProcess(patient=False) as server:
         begin(page, server.url)
         page.wait_for_timeout(4000)
         speaking, silent = motion(page, 19.0)
@@ -308,7 +308,7 @@ def open_panel(page, film: Path, title: str) -> None:
 def test_an_uploaded_actor_joins_while_a_call_runs_and_talks(page, tmp_path: Path) -> None:
     pytest.importorskip("mediapipe", reason="browser test skipped: needs MediaPipe")
     arguments = ["--actors", "actors/ada", "--uploads", str(tmp_path / "uploads")]
-    with ServerProcess(arguments) as server:
+    with ServerProcess(arguments, patient=False) as server:
         begin(page, server.url)
         open_panel(page, FILM, "Nora, from a film")
         assert page.evaluate("document.querySelector('#upload').checkValidity()") is False
