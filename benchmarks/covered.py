@@ -190,9 +190,13 @@ def main(argv: list[str] | None = None) -> int:
             if clip.suffix.lower() not in SUFFIXES:
                 continue
             try:
-                rows += measure(clip, args.pictures, args.thing or tuple(THINGS))
+                ours = measure(clip, args.pictures, args.thing or tuple(THINGS))
             except BadInput as error:
                 print(f"left out: {error}", file=sys.stderr)
+                continue
+            rows += ours
+            hidden, found, false = (sum(row[name] for row in ours) for name in ("hidden", "found", "false"))
+            print(f"{clip.name}: {found} of {hidden} found, {false} false", flush=True)
     print(_table(rows))
     if args.json is not None:
         report = {"commit": commit(), "machine": machine(), "versions": versions(), "rows": rows}
