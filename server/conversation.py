@@ -182,6 +182,7 @@ class Conversation:
             "session_id": self.id,
             "server_s": now,
             "state": session.state,
+            "knobs": self._session.knobs(),
             **self.figures.as_json(now, session.live_delay_s),
             "buffered_s": round(session.buffered_s, 3),
             "played_samples": session.played_samples,

@@ -208,7 +208,8 @@ class Sessions:
 
 
 def _config_for(config: SessionConfig, offer: Offer) -> SessionConfig:
-    """The server's settings with the offer's hop and lookahead; raises ``BadInput``."""
+    """The server's settings with the offer's hop, lookahead and steps; raises ``BadInput``."""
     hop = config.hop_frames if offer.hop is None else offer.hop
     lookahead = config.lookahead_frames if offer.lookahead is None else offer.lookahead
-    return dataclasses.replace(config, hop_frames=hop, lookahead_frames=lookahead)
+    steps = config.steps if offer.steps is None else offer.steps
+    return dataclasses.replace(config, hop_frames=hop, lookahead_frames=lookahead, steps=steps)

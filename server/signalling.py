@@ -10,7 +10,7 @@ from aiortc import sdp
 
 from mytalk.errors import BadInput
 
-FIELDS = ("sdp", "type", "actor", "hop", "lookahead")
+FIELDS = ("sdp", "type", "actor", "hop", "lookahead", "steps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,14 @@ class Offer:
     """A checked offer.
 
     sdp: without candidates that only multicast DNS could resolve. actor: None = the server's default.
-    hop, lookahead: frames, None = the server's settings.
+    hop, lookahead: frames; steps: diffusion steps, 0 = the weights' default; None = the server's settings.
     """
 
     sdp: str
     actor: str | None
     hop: int | None
     lookahead: int | None
+    steps: int | None = None
 
 
 def read_json(body: bytes) -> dict[str, Any]:
@@ -51,13 +52,14 @@ def read_offer(body: bytes) -> Offer:
         raise BadInput("actor must be a string", "bad_offer")
     text = _without_mdns(fields["sdp"])
     check_sdp(text)
-    return Offer(text, actor or None, _frames(fields, "hop"), _frames(fields, "lookahead"))
+    knobs = {name: _count(fields, name) for name in ("hop", "lookahead", "steps")}
+    return Offer(text, actor or None, **knobs)
 
 
-def _frames(fields: dict[str, Any], name: str) -> int | None:
+def _count(fields: dict[str, Any], name: str) -> int | None:
     value = fields.get(name)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise BadInput(f"{name} must be a whole number of frames", "bad_offer")
+        raise BadInput(f"{name} must be a whole number", "bad_offer")
     return value
 
 

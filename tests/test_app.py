@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from mytalk.errors import EngineFailed
-from tests.fakes import voice
+from tests.fakes import FAKE_SPEC, voice
 from tests.server_fakes import FakeCast, calling, running
 from tests.test_peer import an_offer
 
@@ -268,6 +268,46 @@ async def test_speech_over_the_websocket() -> None:
         await client.until(lambda: client.told("speech_ended"))
         # the sound comes after its event: it waits in the receive buffer
         await client.until(lambda: sum(peak > 2000 for _, _, peak in client.sounds) > 20)
+
+
+async def test_the_knob_turns_over_the_websocket_and_what_cannot_be_changes_nothing() -> None:
+    async with running() as url, calling(url, hop=1, lookahead=3) as client:
+        path = f"{url}/v1/sessions/{client.session_id}"
+
+        async def knobs() -> Any:
+            return (await ask(path, "GET", "/stats"))[1]["knobs"]
+
+        async with client.http.ws_connect(f"{path}/speech") as socket, asyncio.timeout(10):
+
+            async def reply_to(**message: Any) -> Any:
+                await socket.send_json(message)
+                while (got := await socket.receive_json())["type"] not in ("configured", "error"):
+                    pass
+                return got
+
+            before = await knobs()
+            assert (before["hop"], before["lookahead"]) == (1, 3)
+            other = max(count for count in FAKE_SPEC.step_counts if count != before["steps"])
+            wanted = {"hop": 4, "lookahead": 2, "steps": other}
+            assert await reply_to(type="configure", **wanted) == {"type": "configured", **wanted}
+            assert await knobs() == wanted
+            wrong = (
+                {"hop": 10_000},
+                {"lookahead": -1},
+                {"steps": 99},
+                {"hop": "2"},
+                {"hop": True},
+                {"speed": 1},
+            )
+            for bad in wrong:
+                got = await reply_to(type="configure", **{"lookahead": 1, **bad})
+                assert (got["type"], got["code"]) == ("error", "bad_config"), bad
+                assert await knobs() == wanted
+            assert (await reply_to(type="configure", lookahead=1))["lookahead"] == 1
+            assert await knobs() == wanted | {"lookahead": 1}
+    async with running() as url:
+        status, error, _ = await ask(url, "POST", "/offer", json=await offer_body(steps=99))
+        assert (status, error["error"]["code"]) == (400, "bad_config")
 
 
 async def test_a_full_session_refuses_and_takes_the_rest_later() -> None:

@@ -17,11 +17,11 @@ async def body(**fields: Any) -> bytes:
 
 
 async def test_a_good_offer() -> None:
-    offer = read_offer(await body(actor="ada", hop=2, lookahead=1))
-    assert (offer.actor, offer.hop, offer.lookahead) == ("ada", 2, 1)
+    offer = read_offer(await body(actor="ada", hop=2, lookahead=1, steps=4))
+    assert (offer.actor, offer.hop, offer.lookahead, offer.steps) == ("ada", 2, 1, 4)
     assert offer.sdp.startswith("v=0\r\n")
     offer = read_offer(await body(actor=""))
-    assert (offer.actor, offer.hop, offer.lookahead) == (None, None, None)
+    assert (offer.actor, offer.hop, offer.lookahead, offer.steps) == (None, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,7 @@ def test_deep_json_is_an_error_and_no_crash() -> None:
         {"hop": True},
         {"hop": 1.5},
         {"lookahead": "1"},
+        {"steps": True},
         {"actor": 3},
         {"type": "answer"},
         {"sdp": 1},

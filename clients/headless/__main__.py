@@ -60,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--lookahead", type=int, metavar="FRAMES", help="frames heard ahead (default: the server's)"
     )
+    p.add_argument(
+        "--steps", type=int, metavar="N", help="diffusion steps, 0 = the weights' own (default: the server's)"
+    )
     return p
 
 
@@ -85,6 +88,7 @@ async def talk(args: argparse.Namespace, on_wait: Callable[[str], None] | None =
         args.token,
         args.hop,
         args.lookahead,
+        args.steps,
         on_wait,
     )
     seconds = args.seconds or len(samples) / RATE + TAIL_S

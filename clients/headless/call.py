@@ -45,7 +45,7 @@ MAX_MESSAGES = 2_000  # server messages kept; about half an hour of one a second
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """What to ask for. actor, hop, lookahead: None = the server's default. token: bearer token or None.
+    """What to ask for. token: bearer token or None; the others: None = the server's default.
 
     on_wait: told in one line why the call is not up yet, again and again while the actor is being prepared.
     """
@@ -55,6 +55,7 @@ class CallOptions:
     token: str | None = None
     hop: int | None = None
     lookahead: int | None = None
+    steps: int | None = None
     on_wait: Callable[[str], None] | None = None
 
 
@@ -160,7 +161,7 @@ class Call:
         self._channel.on("bufferedamountlow", self._drained.set)
         self._channel.bufferedAmountLowThreshold = PUSH_BUFFER_BYTES // 2
         await self._peer.setLocalDescription(await self._peer.createOffer())
-        wanted = {"actor": self.options.actor, "hop": self.options.hop, "lookahead": self.options.lookahead}
+        wanted = {name: getattr(self.options, name) for name in ("actor", "hop", "lookahead", "steps")}
         body = {"sdp": self._peer.localDescription.sdp, "type": "offer"}
         answer = await self._offer({**body, **{k: v for k, v in wanted.items() if v is not None}})
         self.session_id = answer.session_id

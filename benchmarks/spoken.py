@@ -1,0 +1,90 @@
+"""Speech that the motion model is run on: a sound file, or clips it has not seen, with their true mouths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mytalk.actor import load_actor
+from mytalk.landmarks.layout import load_layout
+from mytalk.landmarks.normalise import mouth_opening
+from mytalk.media import read_speech
+from mytalk.speech import LogMelState, log_mel
+from mytalk.types import F32
+from training.data import Clip, unseen_clips
+from training.metrics_motion import Spans, closing_spans
+
+if TYPE_CHECKING:
+    from training.motion_data import MotionClip
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """An utterance: log_mel float32 [4 F, 80], upper face float32 [F, U], rest face float32 [K, 3].
+
+    true: displacements float32 [F, Kc, 3] of who said it, None where nobody was filmed. spans: when the lips
+    must close, None where nobody knows. upper is never the speaker's own: it would leak the mouth.
+    """
+
+    name: str
+    log_mel: F32
+    upper: F32
+    rest: F32
+    true: F32 | None = None
+    spans: Spans | None = None
+
+    @property
+    def frames(self) -> int:
+        """Video frames, 25 a second."""
+        return len(self.upper)
+
+    def opening(self, displacement: F32) -> F32:
+        """Mouth opening float32 [F] of displacements [F, Kc, 3] on this face, inter-ocular distances."""
+        layout = load_layout()
+        faces = np.repeat(self.rest[None], len(displacement), axis=0)
+        faces[:, layout.compact] += displacement
+        return mouth_opening(faces, layout)
+
+
+def of_sound(speech: Path, frames: int) -> Spoken:
+    """The beginning of a sound file, said by a demo actor."""
+    actor = load_actor(ROOT / "actors" / "ada")
+    samples = np.concatenate(list(read_speech(speech, 16_000))).astype(np.float32) / 32768
+    _, mel = log_mel(LogMelState.initial(), samples)
+    frames = min(frames, len(mel) // 4)
+    shown = actor.motion.order[np.arange(frames) % len(actor.motion.order)]
+    return Spoken(speech.stem, mel[: 4 * frames], actor.upper[shown], actor.motion.rest)
+
+
+def of_clips(data: Path, videos: Path | None, most: int, frames: int) -> list[Spoken]:
+    """The first ``most`` unseen clips of every source of a prepared folder, ``frames`` long at most.
+
+    videos: the folder that they were prepared from; phoneme times (or words) are looked for beside them.
+    Raises ``BadInput`` when there are none.
+    """
+    from training.motion_data import load_motion_clip  # noqa: PLC0415 - needs torch, of the train extra
+
+    by_source: dict[str, list[Clip]] = {}
+    for clip in unseen_clips(data):
+        by_source.setdefault(clip.source, []).append(clip)
+    # evenly over the names, so that people are mixed
+    chosen = [c for clips in by_source.values() for c in clips[:: max(1, len(clips) // most)][:most]]
+    made = [_spoken(clip, load_motion_clip(clip).beginning(frames), videos) for clip in chosen]
+    uppers = [one.upper for one in made]
+    turned = [np.resize(uppers[i - 1], one.upper.shape) for i, one in enumerate(made)]
+    return [replace(one, upper=upper) for one, upper in zip(made, turned, strict=True)]
+
+
+def _spoken(clip: Clip, loaded: MotionClip, videos: Path | None) -> Spoken:
+    frames = len(loaded.upper)
+    spans = None
+    if videos is not None:
+        within = Path(*clip.name.split("__"))
+        spans = closing_spans(videos / within)
+    true = loaded.displacement.reshape(frames, -1, 3)
+    return Spoken(clip.name, loaded.log_mel, loaded.upper, loaded.rest, true, spans)
