@@ -14,7 +14,7 @@ from mytalk.models.motion import MotionModel
 Memory = tuple[Tensor, Tensor, Tensor]
 
 
-def _kept(memory: Memory | None, new: Memory, window: int, tail: int) -> Memory:
+def kept(memory: Memory | None, new: Memory, window: int, tail: int) -> Memory:
     """Memory (keys, values [B, L, H, ≤ W, d]; tails) with a block's behind it, gated inputs [B, L, T, D]."""
     parts = (
         new if memory is None else tuple(torch.cat(pair, dim=-2) for pair in zip(memory, new, strict=True))
@@ -53,7 +53,7 @@ def roll_out(
         clean = model.sample(noise[:, part], *given, steps).to(noise.dtype)
         level = torch.zeros(clean.shape[:2], device=noise.device)
         _, keys, values, gates = model.denoiser(clean, level, *given)
-        memory = _kept(memory, (keys, values, gates), config.window, config.kernel - 1)
+        memory = kept(memory, (keys, values, gates), config.window, config.kernel - 1)
         made.append(clean)
         start += size
     return torch.cat(made, dim=1)
