@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks import windows
 from benchmarks.machine import commit, machine, versions
 from benchmarks.server_process import ServerFailed, ServerProcess, cpu_seconds
 from benchmarks.summary import KEYS, CallFigures, call_figures, live_summary
@@ -63,6 +64,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--hop", type=int, metavar="FRAMES", help="frames made at once (default: the server's)")
     p.add_argument(
         "--lookahead", type=int, metavar="FRAMES", help="frames heard ahead (default: the server's)"
+    )
+    p.add_argument(
+        "--sweep",
+        nargs=argparse.REMAINDER,
+        metavar="OPTION",
+        help="instead: the motion model's quality against its delay, hop × lookahead; what follows goes to "
+        "benchmarks/windows.py (see its --help)",
     )
     return p
 
@@ -246,6 +254,8 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args = parser().parse_args(argv)
+    if args.sweep is not None:
+        return windows.main(args.sweep)
     if not (3 <= args.seconds <= 3600 and 1 <= args.sessions <= 64):
         parser().error("--seconds must be 3..3600 and --sessions 1..64")
     console = Console(stderr=True)

@@ -204,6 +204,62 @@ def test_a_dropped_in_file_is_said_and_can_be_interrupted(page, server: ServerPr
     until(lambda: "choose one" in page.inner_text("#file-state"), "the end of the file")
 
 
+def knob_state(page) -> str:
+    return page.inner_text("#knob-state")
+
+
+def test_the_knob_is_turned_by_keyboard_while_it_talks_and_says_what_holds(
+    page, server: ServerProcess
+) -> None:
+    def held() -> dict:
+        return page.request.get(f"{server.url}/v1/sessions/{sessions[-1]}/stats").json()["knobs"]
+
+    sessions: list[str] = []
+    offers: list[dict] = []
+
+    def seen(response) -> None:
+        if response.url.endswith("/offer") and response.ok:
+            offers.append(response.request.post_data_json)
+            sessions.append(response.json()["session_id"])
+
+    page.on("response", seen)
+    begin(page, server.url)
+    page.click("summary")
+    own = held()
+    until(lambda: f"hop {own['hop']}, lookahead {own['lookahead']}" in knob_state(page), "the server's own")
+    page.focus("#knob")
+    page.keyboard.press("Home")
+    until(lambda: knob_state(page).startswith("Fastest: hears 60 ms ahead (hop 1, lookahead 0"), "the change")
+    assert (held()["hop"], held()["lookahead"]) == (1, 0)
+    assert page.get_attribute("#knob", "aria-valuetext") == "Fastest, 60 ms"
+    page.keyboard.press("End")
+    until(lambda: "hop 2, lookahead 2" in knob_state(page), "the other end")
+    assert page.is_hidden("#notice")
+    page.click("#start")
+    assert "from the next call on" in knob_state(page)
+    page.click("#start")  # the next offer asks for it
+    until(lambda: "hop 2, lookahead 2" in knob_state(page), "the same in the next call")
+    assert "hop" not in offers[0]
+    assert (offers[1]["hop"], offers[1]["lookahead"]) == (2, 2)
+    page.evaluate("document.querySelector('.knob').scrollIntoView()")
+
+
+def test_what_the_server_refuses_leaves_the_knob_where_it_was(page, server: ServerProcess) -> None:
+    page.add_init_script(
+        "const send = RTCDataChannel.prototype.send;"
+        "RTCDataChannel.prototype.send = function (data) {"
+        " send.call(this, typeof data === 'string' ? data.replace('\"hop\":1', '\"hop\":9999') : data); };"
+    )
+    begin(page, server.url)
+    page.click("summary")
+    until(lambda: "hears" in knob_state(page), "the server's own setting")
+    before = knob_state(page), page.input_value("#knob")
+    page.focus("#knob")
+    page.keyboard.press("ArrowLeft")
+    until(lambda: "The server cannot do that" in page.inner_text("#notice"), "the refusal")
+    until(lambda: (knob_state(page), page.input_value("#knob")) == before, "the knob where it was")
+
+
 def test_a_real_drop_works_and_nonsense_is_refused(page, server: ServerProcess) -> None:
     begin(page, server.url)
     page.evaluate(

@@ -158,3 +158,12 @@ def test_machine_says_what_was_measured_on() -> None:
     assert set(versions()) >= {"aiortc", "av", "numpy"}
     assert commit() is None or len(commit() or "") >= 12
     assert cpu_seconds(2**22 + 1) is None
+
+
+def test_the_sweep_is_that_of_the_windows_and_takes_its_options(tmp_path: Path) -> None:
+    out = tmp_path / "sweep.json"
+    options = ["--hops", "1", "2", "--lookaheads", "1", "--steps", "1", "--frames", "8", "--json", str(out)]
+    assert latency.main(["--sweep", *options]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["hop"], row["lookahead"], row["delay_ms"]) for row in rows] == [(1, 1, 100), (2, 1, 140)]
+    assert latency.main(["--sweep", "--steps", "77"]) == 2

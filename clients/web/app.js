@@ -2,6 +2,7 @@
 
 import { Call } from "./call.js";
 import { Figures } from "./figures.js";
+import { Knob } from "./knob.js";
 import { openMicrophone, watchLevel } from "./microphone.js";
 import { api, Problem, token } from "./server.js";
 import { decode, PUSH_RATE } from "./sound.js";
@@ -141,6 +142,8 @@ function askToDelete(actor, title) {
 
 // ---------------------------------------------------------------- the call
 
+const knob = new Knob($("knob"), $("knob-state"), (wish) => live?.call.configure(wish));
+
 async function start() {
   notice("");
   uploadPanel.done("");
@@ -152,7 +155,7 @@ async function start() {
   try {
     const microphone = $("use-mic").checked ? await microphoneOrNotice() : null;
     if (live !== mine) return microphone?.stop();
-    await mine.call.connect(chosenActor(), microphone);
+    await mine.call.connect(chosenActor(), microphone, knob.wish ?? {});
     if (live !== mine) return;
     if (microphone) mine.stopLevel = watchLevel(microphone, showLevel);
     mine.figures = new Figures(mine.call.peer);
@@ -188,6 +191,7 @@ function stop() {
   for (const id of Object.keys(FIGURES)) figure(id, NaN);
   trace([]);
   fileState();
+  knob.rest();
   controls();
 }
 
@@ -218,6 +222,10 @@ function message(told) {
   switch (told.type) {
     case "stats":
       if (live.figures) live.figures.server = told;
+      knob.holds(told.knobs);
+      break;
+    case "configured":
+      knob.holds(told);
       break;
     case "speech_started":
       if (!live.said) break; // an open microphone is one long utterance: nothing to tell
@@ -233,6 +241,11 @@ function message(told) {
       }
       break;
     case "error":
+      if (told.code === "bad_config") {
+        knob.refused();
+        notice(`The server cannot do that: ${told.message}.`);
+        break;
+      }
       live.call.interrupt();
       notice(`The server did not take the speech: ${told.message}.`);
       break;
@@ -280,7 +293,7 @@ function controls() {
   $("mute").setAttribute("aria-pressed", String(muted));
   $("mute").textContent = muted ? "Microphone is off" : "Mute microphone";
   $("meter").dataset.on = String(Boolean(microphone) && !muted);
-  for (const input of document.querySelectorAll("input[name=actor], details input")) input.disabled = Boolean(live);
+  for (const input of document.querySelectorAll("input[name=actor], details input[type=checkbox]")) input.disabled = Boolean(live);
 }
 
 function toggle() {

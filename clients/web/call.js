@@ -28,8 +28,8 @@ export class Call {
     return this.channel?.readyState === "open";
   }
 
-  /** Offer, answer, done; media comes by itself. Throws Problem. */
-  async connect(actor, microphone) {
+  /** Offer, answer, done; media comes by itself. knobs: {hop, lookahead} to ask for, or {}. Throws Problem. */
+  async connect(actor, microphone, knobs) {
     this.microphone = microphone;
     const peer = this.peer = new RTCPeerConnection({ iceServers: [], bundlePolicy: "max-bundle" });
     this.channel = peer.createDataChannel("speech");
@@ -48,7 +48,7 @@ export class Call {
     await peer.setLocalDescription();
     // sent at once: the server learns our address from our first packet, and gathering would only cost time
     const { sdp, type } = peer.localDescription;
-    const answer = await this.offer({ sdp, type, actor });
+    const answer = await this.offer({ sdp, type, actor, ...knobs });
     if (!answer) return;
     this.sessionId = answer.session_id;
     if (this.closed) return this.free();
@@ -117,6 +117,11 @@ export class Call {
 
   send(message) {
     this.channel.send(JSON.stringify(message));
+  }
+
+  /** Turn the knob of a call that is up; the offer has carried what was chosen before. */
+  configure(knobs) {
+    if (this.canSpeak) this.send({ type: "configure", ...knobs });
   }
 
   interrupt() {
