@@ -26,8 +26,8 @@ from torch import Tensor  # noqa: E402
 
 from benchmarks.machine import commit, machine, versions  # noqa: E402
 from benchmarks.samplers import SAMPLERS, Sampler, amplitudes, resumed  # noqa: E402
-from benchmarks.spoken import Spoken, of_clips  # noqa: E402
-from benchmarks.windows import against_truth, jerk, truth  # noqa: E402
+from benchmarks.spoken import Spoken, against_truth, of_clips  # noqa: E402
+from benchmarks.windows import jerk, truth  # noqa: E402
 from mytalk.engines import default_bundle, load_engine  # noqa: E402
 from mytalk.errors import BadInput  # noqa: E402
 from mytalk.models.conformer import rotary_tables  # noqa: E402

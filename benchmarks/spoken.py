@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ from mytalk.media import read_speech
 from mytalk.speech import LogMelState, log_mel
 from mytalk.types import F32
 from training.data import Clip, unseen_clips
-from training.metrics_motion import Spans, closing_spans
+from training.metrics_motion import Spans, closed_below, closed_spans, closing_spans
+from training.offsets import correlation
 
 if TYPE_CHECKING:
     from training.motion_data import MotionClip
@@ -49,6 +51,10 @@ class Spoken:
         faces = np.repeat(self.rest[None], len(displacement), axis=0)
         faces[:, layout.compact] += displacement
         return mouth_opening(faces, layout)
+
+    def alike(self, made: F32, other: F32) -> float:
+        """Correlation of the mouth openings of two displacements [F, Kc, 3]."""
+        return correlation(self.opening(made), self.opening(other))
 
 
 def of_sound(speech: Path, frames: int) -> Spoken:
@@ -88,3 +94,20 @@ def _spoken(clip: Clip, loaded: MotionClip, videos: Path | None) -> Spoken:
         spans = closing_spans(videos / within)
     true = loaded.displacement.reshape(frames, -1, 3)
     return Spoken(clip.name, loaded.log_mel, loaded.upper, loaded.rest, true, spans)
+
+
+def against_truth(said: Sequence[Spoken], made: Sequence[F32]) -> dict[str, float | None]:
+    """Mean correlation with the true mouths, and the share of p, b and m at which the lips close."""
+    correlations, closed, within = [], 0, 0
+    for one, displacement in zip(said, made, strict=True):
+        if one.true is None:
+            continue
+        correlations.append(one.alike(displacement, one.true))
+        if one.spans:
+            limit = closed_below(one.opening(one.true))
+            found = closed_spans(one.opening(displacement), one.spans, limit)
+            closed, within = closed + found[0], within + found[1]
+    return {
+        "mouth_correlation": round(float(np.mean(correlations)), 4) if correlations else None,
+        "closure_rate": round(closed / within, 4) if within else None,
+    }

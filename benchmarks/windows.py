@@ -23,14 +23,12 @@ sys.path.insert(0, str(ROOT))  # so that the file can be run as it stands
 import numpy as np  # noqa: E402 - after the path
 
 from benchmarks.machine import commit, machine, versions  # noqa: E402 - after the path
-from benchmarks.spoken import Spoken, of_clips, of_sound  # noqa: E402
+from benchmarks.spoken import Spoken, against_truth, of_clips, of_sound  # noqa: E402
 from mytalk.engines import default_bundle, load_engine  # noqa: E402
 from mytalk.engines.engine import Engine  # noqa: E402
 from mytalk.errors import BadInput  # noqa: E402
 from mytalk.motion import hop_noise, mel_context  # noqa: E402
 from mytalk.types import F32, MotionJob  # noqa: E402
-from training.metrics_motion import closed_below, closed_spans  # noqa: E402
-from training.offsets import correlation  # noqa: E402
 
 SPEECH = ROOT / "tests" / "data" / "silence_then_speech.wav"
 ORDERS = {"position": 1, "velocity": 2, "acceleration": 3}
@@ -97,23 +95,6 @@ def jerk(made: Sequence[F32]) -> float:
     return float(np.sqrt(np.mean([np.square(np.diff(one, n=3, axis=0)).mean() for one in made])))
 
 
-def against_truth(said: Sequence[Spoken], made: Sequence[F32]) -> dict[str, float | None]:
-    """Mean correlation with the true mouths, and the share of p, b and m at which the lips close."""
-    correlations, closed, within = [], 0, 0
-    for one, displacement in zip(said, made, strict=True):
-        if one.true is None:
-            continue
-        true, opened = one.opening(one.true), one.opening(displacement)
-        correlations.append(correlation(opened, true))
-        if one.spans:
-            found = closed_spans(opened, one.spans, closed_below(true))
-            closed, within = closed + found[0], within + found[1]
-    return {
-        "mouth_correlation": round(float(np.mean(correlations)), 4) if correlations else None,
-        "closure_rate": round(closed / within, 4) if within else None,
-    }
-
-
 def measure(engine: Engine, windows: list[Window], said: Sequence[Spoken]) -> list[dict[str, Any]]:
     """A row for each window; ``best`` is the most steps with the longest lookahead at hop 1."""
     spec = engine.spec
@@ -124,10 +105,7 @@ def measure(engine: Engine, windows: list[Window], said: Sequence[Spoken]) -> li
         made, times = zip(*(stream(engine, one, window) for one in said), strict=True)
         hop_ms = 1e3 * float(np.median([t for some in times for t in some]))
         apart = [np.square(a - b).mean() for a, b in zip(made, reference, strict=True)]
-        alike = [
-            correlation(one.opening(a), one.opening(b))
-            for one, a, b in zip(said, made, reference, strict=True)
-        ]
+        alike = [one.alike(a, b) for one, a, b in zip(said, made, reference, strict=True)]
         rows.append(
             {
                 "hop": window.hop,

@@ -17,6 +17,7 @@ PANELS = {
     "jerk": "jerk (third difference per frame)",
     "cpu_ms_per_frame": "motion, CPU ms a frame",
 }
+COLUMNS = 3
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
@@ -24,8 +25,13 @@ def plot(report: dict[str, Any], path: Path) -> None:
     steps = report["rows"][0]["steps"]
     rows = [row for row in report["rows"] if row["steps"] == steps]
     keys = [key for key in PANELS if rows[0][key] is not None]
-    figure, panels = plt.subplots(1, len(keys), figsize=(4 * len(keys), 4), dpi=110)
-    for axes, key in zip(panels, keys, strict=True):
+    count = -(-len(keys) // COLUMNS)
+    figure, panels = plt.subplots(
+        count, COLUMNS, figsize=(4.4 * COLUMNS, 3.8 * count), dpi=100, squeeze=False
+    )
+    for axes in panels.flat[len(keys) :]:
+        axes.set_visible(False)
+    for axes, key in zip(panels.flat, keys, strict=False):
         for hop in sorted({row["hop"] for row in rows}):
             line = sorted((row for row in rows if row["hop"] == hop), key=lambda row: row["lookahead"])
             axes.plot(

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.spoken import Spoken, of_clips, of_sound
-from benchmarks.windows import SPEECH, Window, against_truth, border_ratio, jerk, main, measure, truth
+from benchmarks.spoken import Spoken, against_truth, of_clips, of_sound
+from benchmarks.windows import SPEECH, Window, border_ratio, jerk, main, measure, truth
 from mytalk.engines import default_bundle, load_engine
 from mytalk.landmarks.layout import load_layout
 
