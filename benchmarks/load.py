@@ -75,17 +75,22 @@ def scrape(url: str) -> dict[str, float]:
 
 
 def figures_of(text: str) -> dict[str, float]:
-    """What is needed of a Prometheus exposition: sums of seconds, slices and packets, and the level."""
+    """What is needed of a Prometheus exposition: sums of seconds, slices and packets, and the level.
+
+    Of several processes (label ``process``) it is the sum, and the highest level.
+    """
     wanted = {
-        r'^mytalk_cpu_seconds_total\{part="(\w+)"\} (\S+)': "cpu ",
-        r'^mytalk_stage_seconds_sum\{stage="(\w+)"\} (\S+)': "stage ",
-        r'^mytalk_slices_total\{kind="(\w+)"\} (\S+)': "slices ",
-        r"^mytalk_(degradation_level) (\S+)": "",
-        r"^mytalk_(packets)_total (\S+)": "",
+        r'^mytalk_cpu_seconds_total\{.*?part="(\w+)".*?\} (\S+)': "cpu ",
+        r'^mytalk_stage_seconds_sum\{.*?stage="(\w+)".*?\} (\S+)': "stage ",
+        r'^mytalk_slices_total\{.*?kind="(\w+)".*?\} (\S+)': "slices ",
+        r"^mytalk_(degradation_level)(?:\{.*?\})? (\S+)": "",
+        r"^mytalk_(packets)_total(?:\{.*?\})? (\S+)": "",
     }
     found: dict[str, float] = {}
     for pattern, prefix in wanted.items():
-        found |= {prefix + name: float(value) for name, value in re.findall(pattern, text, re.M)}
+        for name, text_value in re.findall(pattern, text, re.M):
+            before, value = found.get(prefix + name, 0.0), float(text_value)
+            found[prefix + name] = max(before, value) if name == "degradation_level" else before + value
     return found
 
 

@@ -33,13 +33,16 @@ def free_port() -> int:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """User and system time of a process and its ended children; None where /proc does not tell."""
+    """User and system time of a process, its children and theirs; None where /proc does not tell."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = Path(f"/proc/{pid}/task/{pid}/children")  # which not every kernel has
+        living = children.read_text().split() if children.exists() else []
     except OSError:
         return None
-    # fields 14..17 of proc(5): utime, stime, cutime, cstime; what follows ")" starts with field 3
-    return sum(int(value) for value in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+    # fields 14..17 of proc(5): utime, stime, cutime, cstime (of ended children); ")" is followed by field 3
+    own_s = sum(int(value) for value in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+    return own_s + sum(cpu_seconds(int(child)) or 0.0 for child in living)
 
 
 class ServerProcess:

@@ -15,6 +15,7 @@ from benchmarks import load
 from benchmarks.load_client import Viewer, babble, missing_pictures
 from benchmarks.server_process import ServerProcess
 from clients.headless.errors import Refused
+from server.front_figures import merged
 from server.metrics import Metrics
 from tests.server_fakes import running
 
@@ -28,6 +29,22 @@ def test_it_reads_what_the_server_tells() -> None:
     assert found["slices late"] == 3.0
     assert found["cpu event_loop"] > 0
     assert "packets" in found
+
+
+def test_figures_of_several_processes_are_added_up() -> None:
+    texts = {}
+    for process, level in (("0", 2), ("1", 1)):
+        metrics = Metrics()
+        metrics.slices.labels("late").inc(3)
+        metrics.stage.labels("decode").observe(0.25)
+        metrics.degradation.set(level)
+        texts[process] = metrics.text().decode()
+    found = load.figures_of(merged(texts, {}).decode())
+    assert found["stage decode"] == 0.5
+    assert found["slices late"] == 6.0
+    assert found["degradation_level"] == 2.0
+    assert "packets" in found
+    assert found["cpu event_loop"] > 0
 
 
 def test_pictures_that_never_came_are_counted_across_the_wrap() -> None:
