@@ -97,17 +97,23 @@ def _spoken(clip: Clip, loaded: MotionClip, videos: Path | None) -> Spoken:
 
 
 def against_truth(said: Sequence[Spoken], made: Sequence[F32]) -> dict[str, float | None]:
-    """Mean correlation with the true mouths, and the share of p, b and m at which the lips close."""
-    correlations, closed, within = [], 0, 0
+    """Mean correlation with the true mouths, how wide those made move against them, and p, b, m closed.
+
+    The share of p, b and m at which the lips close is that of all clips together.
+    """
+    correlations, ratios, closed, within = [], [], 0, 0
     for one, displacement in zip(said, made, strict=True):
         if one.true is None:
             continue
         correlations.append(one.alike(displacement, one.true))
+        spread = float(one.opening(one.true).std())
+        ratios.append(float(one.opening(displacement).std()) / max(spread, 1e-6))
         if one.spans:
             limit = closed_below(one.opening(one.true))
             found = closed_spans(one.opening(displacement), one.spans, limit)
             closed, within = closed + found[0], within + found[1]
     return {
         "mouth_correlation": round(float(np.mean(correlations)), 4) if correlations else None,
+        "opening_ratio": round(float(np.mean(ratios)), 4) if ratios else None,
         "closure_rate": round(closed / within, 4) if within else None,
     }

@@ -52,7 +52,9 @@ def test_a_mouth_is_compared_with_the_filmed_one() -> None:
     shut_s = [float(k + 0.5) / 25 for k in range(100) if opened[k] < 0.05]
     one = speaker(opened, [(t, t) for t in shut_s])
     assert one.true is not None
-    assert against_truth([one], [one.true]) == {"mouth_correlation": 1.0, "closure_rate": 1.0}
+    same = {"mouth_correlation": 1.0, "opening_ratio": 1.0, "closure_rate": 1.0}
+    assert against_truth([one], [one.true]) == same
+    assert against_truth([one], [one.true / 2])["opening_ratio"] == pytest.approx(0.5, abs=0.02)
     assert truth([one]) == {"closure_rate": 1.0, "jerk": round(jerk([one.true]), 5)}
     late = against_truth([one], [np.roll(one.true, 4, axis=0)])
     assert late["mouth_correlation"] is not None
