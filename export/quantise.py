@@ -97,7 +97,33 @@ def halve_decoder(source: Path, target: Path) -> None:
             op_block_list=[*DEFAULT_OP_BLOCK_LIST, "GatherElements"],
             node_block_list=_places(graph),
         )
+    _keep_whole(made)
     onnx.save(made, str(target))
+
+
+def _keep_whole(model: onnx.ModelProto) -> None:
+    """Between two nodes that stay float32 the converter rounds to float16 and back; take that out again."""
+    nodes = model.graph.node
+    halved = {
+        node.output[0]: node.input[0]
+        for node in nodes
+        if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.FLOAT16
+    }
+    whole = {
+        node.output[0]: halved[node.input[0]]
+        for node in nodes
+        if node.op_type == "Cast"
+        and node.attribute[0].i == onnx.TensorProto.FLOAT
+        and node.input[0] in halved
+    }
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            if name in whole:
+                node.input[place] = whole[name]
+    outputs = {output.name for output in model.graph.output}
+    used = {name for node in nodes for name in node.input} | outputs
+    for node in [node for node in nodes if node.op_type == "Cast" and node.output[0] not in used]:
+        nodes.remove(node)
 
 
 def quantise_decoder(model: AppearanceModel, source: Path, target: Path, calibration: Path) -> float:

@@ -158,7 +158,7 @@ def test_who_takes_over_decodes_with_the_same_weights():
     inputs = (
         np.zeros((1, 3, 256, 256), np.float32),
         np.zeros((1, 3, 64, 64), np.float32),
-        np.zeros((1, 3, 256, 256, 3), np.uint8),
+        np.zeros((1, 3, 3, 480, 528), np.uint8),
         np.zeros((1, 3, 2, *flow_shape()), np.float32),
     )
     assert lasting.decode(*inputs, tuned).min() == 255, "the fake turns light into dark with own weights"

@@ -18,7 +18,7 @@ from export.parity import LIMITS, Parity, compare, enforce, load_material, refer
 from mytalk.engines import load_engine  # noqa: E402
 from mytalk.engines.bundle import has_amx_bf16, read_manifest  # noqa: E402
 from mytalk.errors import BadInput, EngineFailed, MyTalkError  # noqa: E402
-from mytalk.renderer import decode_landmarks  # noqa: E402
+from mytalk.renderer import decode_landmarks, lip_source  # noqa: E402
 from mytalk.tuned import TunedDecoder  # noqa: E402
 
 ENGINES = (
@@ -202,7 +202,7 @@ def pictures_with(engine, material, tuned):
     actor = material.actor
     points = list(actor.references.points)
     latents = engine.encode_appearance(actor.references.pictures, actor.references.pictures)
-    made = decode_landmarks(engine, points, latents, actor.references, actor.layout, tuned)
+    made = decode_landmarks(engine, points, latents, lip_source(actor.references), actor.layout, tuned)
     return made[:, 96:256, 40:216].astype(np.float64)
 
 
