@@ -142,7 +142,13 @@ class Server:
             make_reel=None if config.video_encoder == VP8 else self._reel,
         )
         admission = Admission(self._worker.lanes, share)
-        self._overseer = Overseer(self._worker, self._metrics, admission, time.monotonic)
+        self._overseer = Overseer(
+            self._worker,
+            self._metrics,
+            admission,
+            time.monotonic,
+            preparing=lambda: bool(self._actors.preparing),
+        )
         self._sessions = Sessions(
             config, self._actors, self._worker, self._metrics, time.monotonic, self._overseer, id_prefix
         )

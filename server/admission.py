@@ -42,15 +42,18 @@ class Costs:
         self.slice_s: float | None = None  # of processor time besides, for every slice
         self._before = Counters()
 
-    def observe(self, now: Counters) -> None:
-        """Take the counters of this moment; call it about once a second."""
+    def observe(self, now: Counters, *, disturbed: bool = False) -> None:
+        """Take the counters of this moment; call it about once a second.
+
+        disturbed: the process does something else, too (it prepares an actor), which no session costs.
+        """
         before, self._before = self._before, now
         spoken, slices = now.spoken - before.spoken, now.slices - before.slices
         lanes_cpu_s = now.lanes_cpu_s - before.lanes_cpu_s
         if spoken >= FEWEST_PICTURES:
             self.busy_s = _mean(self.busy_s, (now.busy_s - before.busy_s) / spoken)
             self.cpu_s = _mean(self.cpu_s, lanes_cpu_s / spoken)
-        if slices >= FEWEST_PICTURES:
+        if slices >= FEWEST_PICTURES and not disturbed:
             besides_s = now.process_cpu_s - before.process_cpu_s - lanes_cpu_s
             self.slice_s = _mean(self.slice_s, max(0.0, besides_s) / slices)
 

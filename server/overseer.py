@@ -33,8 +33,16 @@ class Overseer:
     """Measures what sessions cost, and decides for all of them. Everything runs on the event loop."""
 
     def __init__(
-        self, worker: Worker, metrics: Metrics, admission: Admission, clock: Callable[[], float]
+        self,
+        worker: Worker,
+        metrics: Metrics,
+        admission: Admission,
+        clock: Callable[[], float],
+        *,
+        preparing: Callable[[], bool],
     ) -> None:
+        """preparing: whether actors are being prepared, which is not what sessions cost."""
+        self._preparing = preparing
         self._worker, self._metrics, self._admission, self._clock = worker, metrics, admission, clock
         self._costs = Costs()
         self._degradation = Degradation()
@@ -68,7 +76,7 @@ class Overseer:
         """Take the figures of the last second; process_cpu_s: processor time of this process so far."""
         now, sent = self._clock(), self._metrics.sent
         counters = Counters(self._worker.busy_s, self._worker.cpu_s, process_cpu_s, sent.spoken, sent.slices)
-        self._costs.observe(counters)
+        self._costs.observe(counters, disturbed=self._preparing())
         passed_s = max(1e-3, now - self._before_s)
         busy_share = (counters.busy_s - self._before.busy_s) / passed_s / self._admission.lanes
         level = self._degradation.observe(

@@ -63,7 +63,11 @@ def test_costs_follow_the_counters() -> None:
     assert measured.slice_s == pytest.approx(0.002)
     measured.observe(Counters(10.9, 8.8, 101.2, 30, 200))  # five pictures tell nothing about talking
     assert measured.busy_s == pytest.approx(0.020)
-    counters = Counters(10.9, 8.8, 101.2, 30, 200)
+    before = measured.slice_s
+    measured.observe(Counters(10.9, 8.8, 111.2, 30, 300), disturbed=True)  # an actor was prepared
+    assert measured.slice_s == before
+    measured.observe(Counters(10.9, 8.8, 111.2, 30, 300))
+    measured._before = counters = Counters(10.9, 8.8, 101.2, 30, 200)
     for second in range(1, 60):
         sums_s = (10.9 + second, 8.8 + second, 101.2 + 2 * second)
         counters = Counters(*sums_s, 30 + 25 * second, 200 + 25 * second)

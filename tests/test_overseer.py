@@ -33,9 +33,12 @@ class Hours:
 
     def __init__(self, lanes: int = 2) -> None:
         self.busy_s = self.cpu_s = self.process_s = 0.0
+        self.preparing = False
         self.metrics, self.clock, self.lanes = Metrics(), FakeClock(), lanes
         worker: Any = self
-        self.overseer = Overseer(worker, self.metrics, Admission(lanes, 2), self.clock)
+        self.overseer = Overseer(
+            worker, self.metrics, Admission(lanes, 2), self.clock, preparing=lambda: self.preparing
+        )
 
     def second(self, guests: list[Guest], picture_s: float, late: int = 0) -> None:
         spoken = 25 * sum(guest.talking for guest in guests)
