@@ -21,7 +21,7 @@ PIP = -m pip -qq --no-input --disable-pip-version-check
 TEST_PYTHON = '$(TEST_VENV)/bin/python'
 
 .DEFAULT_GOAL := help
-.PHONY: help serve actors test check format clean distclean
+.PHONY: help serve actors test soak check format clean distclean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -36,6 +36,9 @@ actors: $(ACTORS_READY) ## add what `mytalk actor make` and `mytalk dub` need to
 
 test: $(TEST_READY) ## set up what is missing and run the tests (ARGS= goes to pytest; TORCH=, TORCH_INDEX=)
 	$(TEST_PYTHON) -m pytest -rs $(ARGS)
+
+soak: $(TEST_READY) ## look for what grows: simulated hours and 1,000 real calls; an hour or so (ARGS=, see docs/benchmarks.md)
+	$(TEST_PYTHON) benchmarks/soak.py $(ARGS)
 
 check: $(TEST_READY) ## lint, formatting, types, import rules
 	$(TEST_PYTHON) -m ruff check .

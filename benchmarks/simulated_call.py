@@ -28,6 +28,7 @@ CLICK_AT = 480  # samples into its packet
 LOUD = 0.9  # of full scale; the speech stays far below
 CLICK = np.concatenate([np.full(24, 32_000), np.full(24, -32_000)]).astype(np.int16)
 JOB_S = 0.004
+CAPTURE_S = (SIZE - CLICK_AT) / PLAYOUT_RATE  # from a click to the end of its packet
 DEAD_S = 0.3  # after a click nothing counts as another one
 MIN_DELAY_S = 0.1  # no click comes out sooner
 FLASH_SLOTS = 5  # a picture that is further from its sound is missing
@@ -65,6 +66,7 @@ class Report:
     skew_s: list[float] = field(default_factory=list)
     disturbed_s: list[float] = field(default_factory=list)
     unseen: int = 0  # clicks without a picture
+    disturbances: int = 0
     starved: int = 0
     sent: int = 0
 
@@ -77,6 +79,13 @@ class Report:
             for delay, at, i in zip(self.delays_s, self.times_s, found, strict=True)
             if at - moments[i - 1] >= after_s and moments[i] - at > ON_ITS_WAY_S
         ]
+
+    def forget(self) -> None:
+        """Forget what was seen, but not the counters or the last disturbances."""
+        for seen in (self.times_s, self.delays_s, self.skew_s):
+            seen.clear()
+        del self.disturbed_s[:-4]
+        self.unseen = 0
 
 
 class SimulatedCall:
@@ -151,6 +160,7 @@ class SimulatedCall:
         else:
             return
         self.report.disturbed_s.append(ready_s - self._start_s)
+        self.report.disturbances += 1
 
     def _sound(self, packet: Packet) -> I16:
         number = int(packet.payload)

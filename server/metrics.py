@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     generate_latest,
 )
 
@@ -41,6 +44,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, CPU time, open files (Linux)
+        tasks = Gauge("mytalk_tasks", "Tasks on the event loop", registry=self.registry)
+        tasks.set_function(_task_count)
+        threads = Gauge("mytalk_threads", "Python threads", registry=self.registry)
+        threads.set_function(threading.active_count)
         self.sessions = Gauge("mytalk_sessions", "Sessions open or being built", registry=self.registry)
         self.sessions_started = Counter("mytalk_sessions_started", "Sessions built", registry=self.registry)
         self.refused = Counter(
@@ -92,6 +100,13 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition format that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+
+def _task_count() -> float:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # asked from outside of the event loop
+        return 0
 
 
 def percentiles_ms(values_s: deque[float], ranks: Sequence[int] = (50, 95, 99)) -> dict[str, float] | None:

@@ -9,11 +9,9 @@ from statistics import median
 
 import pytest
 
-from benchmarks.simulated_call import Network, SimulatedCall
+from benchmarks.simulated_call import CAPTURE_S, Network, SimulatedCall
 from mytalk.clock import FRAME_S
 from mytalk.config import SessionConfig
-
-CAPTURE_S = 0.01  # from a click to the end of its packet
 
 
 @pytest.mark.parametrize(
