@@ -201,9 +201,14 @@ def cycle(
 def cycle_faults(result: dict[str, Any]) -> list[str]:
     """What is wrong after many calls, a line each."""
     looks = result["looks"]
-    last = looks[-1]
-    # a connection of the last request may still be open: the most at any moment of the warm-up is the measure
-    most = {key: max(look[key] for look in looks if look["at"] <= WARM * last["at"]) for key in HELD}
+    end = looks[-1]["at"]
+    # a connection of the last request may still be open at one look or the other
+    before, after = (
+        [look for look in looks if look["at"] <= WARM * end],
+        [look for look in looks if look["at"] >= (1 - WARM) * end],
+    )
+    most = {key: max(look[key] for look in before) for key in HELD}
+    last = {key: min(look[key] for look in after) for key in HELD}
     checks = [
         (result["rss_kib_per_call"] > CYCLE_KIB, f"memory grows by {result['rss_kib_per_call']} KiB a call"),
         (len(result["failed"]) > FAILED_SHARE * result["calls"] + 1, f"{len(result['failed'])} calls failed"),

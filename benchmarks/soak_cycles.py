@@ -151,7 +151,7 @@ class _Patient(Call):
                 try:
                     return await super()._offer(body)
                 except Refused as error:
-                    if error.code not in ("too_many_sessions", "overloaded"):
+                    if error.code not in ("too_many_sessions", "machine_busy", "overloaded"):
                         raise
                 await asyncio.sleep(0.5)
 

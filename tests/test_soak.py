@@ -41,7 +41,7 @@ def test_a_simulated_session_stays_flat() -> None:
 
 def looks(leak: int = 0, threads: int = 0) -> list[dict[str, float]]:
     return [
-        asdict(Look(n, 100_000 + leak * n, 10 + threads * (n > 300), 20, 4, 0)) for n in range(0, 401, 20)
+        asdict(Look(n, 100_000 + leak * n, 10 + threads * (n >= 300), 20, 4, 0)) for n in range(0, 401, 20)
     ]
 
 
