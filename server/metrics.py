@@ -23,6 +23,7 @@ from prometheus_client import (
 from mytalk.types import AvSlice
 from server.cpu import CpuCollector
 
+POOLS = ("asyncio_", "ThreadPoolExecutor-", "device_", "draw_")  # names: asyncio's, uvloop's, the worker's
 WINDOW = 250  # slices a rolling figure looks back: ten seconds
 STAGE_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.5, 2.0)
 SLACK_BUCKETS_S = (-0.2, -0.1, -0.04, -0.02, 0.0, 0.02, 0.04, 0.08, 0.16, 0.5, 2.0)
@@ -49,6 +50,8 @@ class Metrics:
         tasks.set_function(_task_count)
         threads = Gauge("mytalk_threads", "Python threads", registry=self.registry)
         threads.set_function(threading.active_count)
+        pool = Gauge("mytalk_pool_threads", "Python threads of bounded pools", registry=self.registry)
+        pool.set_function(_pool_thread_count)
         self.sessions = Gauge("mytalk_sessions", "Sessions open or being built", registry=self.registry)
         self.sessions_started = Counter("mytalk_sessions_started", "Sessions built", registry=self.registry)
         self.refused = Counter(
@@ -107,6 +110,11 @@ def _task_count() -> float:
         return len(asyncio.all_tasks())
     except RuntimeError:  # asked from outside of the event loop
         return 0
+
+
+def _pool_thread_count() -> float:
+    """Pools make a thread whenever none is free, up to their bound, and keep it."""
+    return sum(thread.name.startswith(POOLS) for thread in threading.enumerate())
 
 
 def percentiles_ms(values_s: deque[float], ranks: Sequence[int] = (50, 95, 99)) -> dict[str, float] | None:
