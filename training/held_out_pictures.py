@@ -22,6 +22,7 @@ from training.appearance_data import WHOLE, WINDOW, AppearanceBatches, Appearanc
 from training.checkpoints import LAST, read_checkpoint
 from training.data import Clip, unseen_clips
 from training.held_out import Figures
+from training.looks import Looks
 from training.metrics_picture import composite, lip_mask, psnr_db, sharpness_ratio, ssim
 
 KEYS = ("unseen_psnr", "unseen_lip_psnr", "unseen_lip_ssim", "unseen_lip_sharpness_ratio")
@@ -31,8 +32,8 @@ AS_SERVED = AppearanceDraw(
     posed_references_share=1.0,
     landmark_shift_px=0.0,
     landmark_noise_px=0.0,
-    soft_share=0.0,
-    recolour_share=0.0,
+    crop_jitter_px=0,
+    looks=Looks(recolour_share=0.0, light_share=0.0, compress_share=0.0),
     flip=False,
 )
 
