@@ -23,7 +23,7 @@ from prometheus_client import (
 from mytalk.types import AvSlice
 from server.cpu import CpuCollector
 
-POOLS = ("asyncio_", "ThreadPoolExecutor-", "device_", "draw_")  # names: asyncio's, uvloop's, the worker's
+POOLS = ("asyncio_", "uvloop_", "device_", "draw_")  # names: asyncio's, uvloop's, the worker's
 WINDOW = 250  # slices a rolling figure looks back: ten seconds
 STAGE_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.5, 2.0)
 SLACK_BUCKETS_S = (-0.2, -0.1, -0.04, -0.02, 0.0, 0.02, 0.04, 0.08, 0.16, 0.5, 2.0)
