@@ -30,6 +30,10 @@ class SessionClosed(MyTalkError):
 
 
 class Overloaded(MyTalkError):
-    """A bounded queue or the session limit is full; try again later."""
+    """A bounded queue or the session limit is full: try again, after ``retry_after_s`` if known."""
 
     code = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

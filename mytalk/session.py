@@ -20,7 +20,7 @@ from mytalk.session_anchor import set_anchor
 from mytalk.session_intake import Moment, SpeechQueue
 from mytalk.session_knobs import Knobs
 from mytalk.session_plan import Closing, Flight, Utterance
-from mytalk.session_report import EventKind, EventLog, SessionEvent, SessionStats
+from mytalk.session_report import EventKind, EventLog, Playing, SessionEvent, SessionStats
 from mytalk.session_stage import Stage
 from mytalk.session_state import TRANSITIONS, Change, State
 from mytalk.types import (
@@ -385,6 +385,10 @@ class TalkSession:
     def events(self) -> list[SessionEvent]:
         """What has happened since the last call."""
         return self._events.drain()
+
+    def playing(self) -> Playing | None:
+        """How far the current utterance is; None when there is none."""
+        return self._queue.playing
 
     def stats(self) -> SessionStats:
         """Counters and the present state."""

@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mytalk.clock import PLAYOUT_RATE
+from mytalk.clock import FRAME_S, PLAYOUT_RATE
 from mytalk.config import SessionConfig
 from mytalk.engines.engine import EngineSpec
 from mytalk.errors import BadInput, Overloaded
 from mytalk.live import LivePace
 from mytalk.session_knobs import needed_delay_s
 from mytalk.session_plan import Utterance
-from mytalk.session_report import LiveFigures
+from mytalk.session_report import LiveFigures, Playing
 from mytalk.types import I16
 
 
@@ -62,6 +62,16 @@ class SpeechQueue:
         return LiveFigures(self._live_delay_s, self._pace.target_s, self._pace.speed)
 
     @property
+    def playing(self) -> Playing | None:
+        """Which utterance plays or waits, how far, and what room is left; None without one."""
+        current = self.current
+        if current is None:
+            return None
+        queued_s = self.unplayed_s
+        room_s = max(0.0, self._config.push_buffer_s - queued_s)
+        return Playing(current.number, current.played_samples, queued_s, room_s)
+
+    @property
     def dropped_live_s(self) -> float:
         """Live speech that was dropped or cut out."""
         return self._unheard_s + self._pace.dropped_s
@@ -90,7 +100,12 @@ class SpeechQueue:
         """Take speech that may run ahead of real time; it ends live speech. Overloaded: nothing was taken."""
         waiting_s = self.unplayed_s
         if waiting_s + len(samples) / rate_hz > self._config.push_buffer_s:
-            raise Overloaded(f"{waiting_s:.1f} s of speech are waiting already; try again later")
+            over_s = waiting_s + len(samples) / rate_hz - self._config.push_buffer_s
+            # speech leaves in real time; a message that is larger than the whole buffer never fits
+            fits = len(samples) / rate_hz <= self._config.push_buffer_s
+            raise Overloaded(
+                f"{waiting_s:.1f} s of speech are waiting already; try again later", over_s if fits else None
+            )
         utterance = self._open
         if utterance is None or utterance.live:
             self._check_room()
@@ -126,7 +141,11 @@ class SpeechQueue:
 
     def _check_room(self) -> None:
         if len(self.utterances) >= self._config.max_utterances:
-            raise Overloaded(f"{len(self.utterances)} utterances are waiting already; try again later")
+            first = self.utterances[0].unplayed_samples / PLAYOUT_RATE
+            tail_s = self._config.tail_frames * FRAME_S
+            raise Overloaded(
+                f"{len(self.utterances)} utterances are waiting already; try again later", first + tail_s
+            )
 
     def _begin(self, rate_hz: int, live: bool, at: Moment) -> Utterance:
         utterance = self._begin_utterance(self._seen, rate_hz, live, at.now)

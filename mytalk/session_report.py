@@ -46,6 +46,19 @@ class LiveFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class Playing:
+    """The utterance that plays now or next: its number, and how many of its 48 kHz samples have left.
+
+    queued_s: speech of all utterances that has not left. room_s: how much more would be taken.
+    """
+
+    utterance: int
+    played_samples: int
+    queued_s: float
+    room_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class SessionStats:
     """Counters since the session began, unless stated otherwise.
 

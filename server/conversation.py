@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from mytalk.clock import FRAME_S, PLAYOUT_RATE
 from mytalk.session import TalkSession
-from mytalk.session_report import SessionEvent
+from mytalk.session_report import Playing, SessionEvent
 from mytalk.types import I16, U8, AvSlice, Job, JobResult
 from server.admission import SILENT_S
 from server.cast import SharedRenderer
@@ -21,7 +22,8 @@ from server.tracks import AudioOut, VideoOut
 from server.worker import Worker
 
 logger = logging.getLogger(__name__)
-STATS_EVERY_S = 1.0
+PROGRESS_EVERY_S = 0.25  # while there is speech
+STATS_EVERY = 4  # of those
 Listener = Callable[[Message], None]
 
 
@@ -34,6 +36,17 @@ def event_message(event: SessionEvent) -> Message:
         "played_samples": event.samples,
     }
     return message | {"message": event.detail} if event.detail else message
+
+
+def progress_message(playing: Playing) -> Message:
+    """How far the current utterance is, for the client."""
+    return {
+        "type": "progress",
+        "utterance": playing.utterance,
+        "played_samples": playing.played_samples,
+        "queued_s": round(playing.queued_s, 3),
+        "room_s": round(playing.room_s, 3),
+    }
 
 
 class Conversation:
@@ -194,9 +207,14 @@ class Conversation:
         }
 
     async def _report(self) -> None:
-        while True:
-            await asyncio.sleep(STATS_EVERY_S)
-            if self._listeners:  # percentiles for nobody took 3 % of the event loop
+        for tick in itertools.count(1):
+            await asyncio.sleep(PROGRESS_EVERY_S)
+            if not self._listeners:  # percentiles for nobody took 3 % of the event loop
+                continue
+            playing = self._session.playing()
+            if playing is not None:
+                self._tell(progress_message(playing))
+            if tick % STATS_EVERY == 0:
                 self._tell({"type": "stats", **self.stats()})
 
     # the worker's customer

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -128,6 +129,8 @@ class SpeechChannel:
         message = error_message(error.code, str(error))
         if isinstance(error, Overloaded):
             message |= {"position": self._position, "queued_s": round(self._sink.queued_s(), 3)}
+            if error.retry_after_s is not None:
+                message["retry_after_s"] = math.ceil(error.retry_after_s * 1e3) / 1e3
         return message
 
 

@@ -67,6 +67,12 @@ async def test_speech_pushed_over_the_data_channel_is_said_and_seen() -> None:
         (ended,) = client.told("speech_ended")
         assert ended["played_samples"] == 48_000
         assert len(client.told("speech_started")) == 1
+        progress = client.told("progress")
+        assert {m["utterance"] for m in progress} == {0}
+        assert progress[0]["room_s"] > 100
+        played = [m["played_samples"] for m in progress]
+        assert played == sorted(played)
+        assert all(n % 1_920 == 0 or n == 48_000 for n in played)
         # the mouth opened and closed, and the voice was heard while it did
         bright = [arrival for arrival, _, brightness in client.pictures if brightness > 70]
         loud = [arrival for arrival, _, peak in client.sounds if peak > 2000]

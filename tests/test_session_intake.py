@@ -9,6 +9,7 @@ import pytest
 
 from mytalk.clock import FRAME_S
 from mytalk.config import SessionConfig
+from mytalk.errors import Overloaded
 from mytalk.live import COMPUTE_S, MIN_JITTER_S
 from mytalk.types import I16, AvSlice
 from tests.fakes import SessionPump, make_pump, voice
@@ -193,3 +194,29 @@ def test_an_impossible_delay_is_raised_to_what_the_hop_needs() -> None:
     pump.run(45)
     assert pump.session.stats().late == 0
     assert "starved" not in [e.kind for e in pump.session.events()]
+
+
+def test_speech_beyond_the_buffer_is_refused_with_the_time_after_which_it_fits() -> None:
+    pump = make_pump(SessionConfig(push_buffer_s=2.0))
+    pump.session.receive_speech(voice(1.8), RATE, now=pump.clock.now, live=False)
+    with pytest.raises(Overloaded) as refused:
+        pump.session.receive_speech(voice(0.5), RATE, now=pump.clock.now, live=False)
+    wait_s = refused.value.retry_after_s
+    assert wait_s == pytest.approx(0.3)
+    playing = pump.session.playing()
+    assert playing is not None
+    assert (playing.utterance, playing.played_samples) == (0, 0)
+    assert (playing.queued_s, playing.room_s) == pytest.approx((1.8, 0.2))
+    while not any(s.speech_sample is not None for s in pump.slices):
+        pump.step()
+    pump.seconds(wait_s + 2 * FRAME_S)
+    played = len(talking(pump.slices)) * 1920
+    assert pump.session.playing().played_samples == played  # type: ignore[union-attr]
+    pump.session.receive_speech(voice(0.5), RATE, now=pump.clock.now, live=False)
+    with pytest.raises(Overloaded) as hopeless:
+        pump.session.receive_speech(voice(2.5), RATE, now=pump.clock.now, live=False)
+    assert hopeless.value.retry_after_s is None, "it never fits"
+
+
+def test_without_an_utterance_nothing_plays() -> None:
+    assert make_pump().session.playing() is None

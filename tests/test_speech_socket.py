@@ -27,7 +27,7 @@ class Sink:
 
     def push_speech(self, samples: I16, rate_hz: int) -> None:
         if len(self.samples) + len(samples) > self.room:
-            raise Overloaded("full")
+            raise Overloaded("full", 1.2341)
         self.samples += samples.tolist()
         self.rates.append(rate_hz)
 
@@ -149,6 +149,7 @@ def test_a_full_session_says_where_to_go_on() -> None:
     speech.binary(bytes(2 * 80))
     (reply,) = speech.binary(bytes(2 * 30))
     assert (reply["code"], reply["position"], reply["queued_s"]) == ("overloaded", 80, 0.003)
+    assert reply["retry_after_s"] == 1.235, "rounded up, in milliseconds"
     sink.room = 200
     assert speech.binary(bytes(2 * 30)) == []
     assert len(sink.samples) == 110
