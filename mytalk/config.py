@@ -99,7 +99,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "live_delay_s": (0.04, 5.0),
     "live_drift_s": (0.021, 1.0),  # a start is rounded to the nearest slot: 20 ms are no drift
     "live_slack_s": (0.02, 5.0),
-    "live_backlog_s": (0.1, 30.0),
+    "live_backlog_s": (0.5, 30.0),
     "quiet_peak": (0.0, 1.0),
     "rest_after_frames": (0, 1000),
     "rest_opening": (0.0, 1.0),

@@ -41,7 +41,8 @@ def test_a_table_from_toml_sets_what_it_names() -> None:
         ({"close_frames": 6}, "close_frames must be in 1..5"),
         ({"tail_frames": 3}, "tail_frames must not be less"),
         ({"hop_frames": 8}, "ahead_frames must be at least twice"),
-        ({"live_backlog_s": 0.3}, "live_backlog_s must be at least"),
+        ({"live_backlog_s": 0.3}, "live_backlog_s must be in"),
+        ({"live_delay_s": 0.8, "live_backlog_s": 0.8}, "live_backlog_s must be at least"),
     ],
 )
 def test_bad_settings_are_refused(table: dict[str, object], message: str) -> None:
