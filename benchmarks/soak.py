@@ -189,16 +189,23 @@ def cycle(
         made += count
         looks.append(look_at(server, made))
         tick(count)
-    errors = [line for line in server.log().splitlines() if " ERROR " in line or line.startswith("Traceback")]
+    errors = errors_of(server.log())
     return {
         "calls": calls,
         "minutes": round((time.monotonic() - begin_s) / 60, 1),
         "done": dict(callers.tally.done),
         "failed": callers.tally.failed,
-        "server_errors": errors[:20],
+        "server_errors": errors,
         "looks": [asdict(look) for look in looks],
         "rss_kib_per_call": round(slope(looks, "rss_kib", max(WARM_CALLS, WARM * calls)), 2),
     }
+
+
+def errors_of(log: str) -> list[str]:
+    """Errors in a server's log, each with the lines that explain it; ten at most."""
+    lines = log.splitlines()
+    places = [i for i, line in enumerate(lines) if " ERROR " in line]
+    return ["\n".join(lines[place : place + 25]) for place in places[:10]]
 
 
 def cycle_faults(result: dict[str, Any]) -> list[str]:
@@ -344,7 +351,8 @@ def plot(report: dict[str, Any], path: str, console: Console) -> None:
     for axis in axes:
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)

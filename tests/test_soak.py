@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.simulated_call import Network
-from benchmarks.soak import Look, cycle_faults, main, simulate, simulated_faults, slope
+from benchmarks.soak import Look, cycle_faults, errors_of, main, simulate, simulated_faults, slope
 
 FAKE_SERVER = [sys.executable, "-m", "tests.fake_server"]
 
@@ -75,6 +75,12 @@ def test_growth_is_the_slope_after_the_warm_up_and_one_step_is_none() -> None:
     leak = [Look(n, 3 * n, 1, 1, 1, 0) for n in range(0, 400, 10)]
     assert slope(leak, "rss_kib", 100) == pytest.approx(3)
     assert slope(leak[:2], "rss_kib", 100) == 0
+
+
+def test_errors_in_the_log_are_shown_with_what_follows() -> None:
+    (error,) = errors_of("INFO x\n1 ERROR asyncio: broken\nTraceback\nValueError: y")
+    assert error.endswith("ValueError: y")
+    assert errors_of("all is well") == []
 
 
 def test_bad_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

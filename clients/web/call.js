@@ -3,6 +3,9 @@
 import { api, CONNECT_MS, leave, Problem } from "./server.js";
 
 const STALL_MS = 4000; // no new picture for this long: the connection is lost
+// The sound waits 40 to 80 ms for the network's jitter, the picture 8. A browser learns that it must hold the picture
+// back, but takes ten seconds and more for it; told from the start, both are in step with the first word.
+const PICTURE_BUFFER_MS = 60;
 const ASK_AGAIN_MS = 1000; // while the actor is being prepared
 const CHUNK_BYTES = 16384; // a data channel message that every browser can send
 const BUFFERED_BYTES = 4 * CHUNK_BYTES; // wait above this, so that Interrupt is not stuck behind a long file
@@ -39,7 +42,8 @@ export class Call {
     peer.addTransceiver(microphone ?? "audio", { direction: microphone ? "sendrecv" : "recvonly" });
     peer.addTransceiver("video", { direction: "recvonly" });
     const both = new MediaStream();
-    peer.ontrack = ({ track, streams }) => {
+    peer.ontrack = ({ track, streams, receiver }) => {
+      if (track.kind === "video" && "jitterBufferTarget" in receiver) receiver.jitterBufferTarget = PICTURE_BUFFER_MS;
       // tracks of one stream of the server's are played in step
       if (!streams[0]) both.addTrack(track);
       this.tell("stream", streams[0] ?? both);
