@@ -14,6 +14,7 @@ from mytalk.actor import load_actor
 from mytalk.landmarks.layout import load_layout
 from mytalk.types import LipReferences
 from training.appearance_data import AppearanceDraw
+from training.looks import Looks
 from training.tune_data import (
     GAP_FRAMES,
     MOST_PICTURES,
@@ -81,7 +82,8 @@ def test_a_batch_holds_the_persons_own_references(person):
     assert batch.references.shape == (1, 3, 3, 160, 176)
     assert batch.targets.shape == (3, 3, 160, 176)
     unchanged = batches(replace(person), 1.0)
-    unchanged.settings = replace(unchanged.settings, recolour_share=0.0)
+    plain = Looks(recolour_share=0.0, light_share=0.0, compress_share=0.0)
+    unchanged.settings = replace(unchanged.settings, looks=plain, crop_jitter_px=0)
     seen = unchanged.draw(np.random.default_rng(0)).references[0, 1].numpy() * 255
     window = person.references.pictures[1, 96:256, 40:216].transpose(2, 0, 1)
     np.testing.assert_allclose(seen, window, atol=0.01)
