@@ -19,15 +19,15 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks.machine import commit, machine, versions
-from mytalk.covered import MouthWatch
+from mytalk.actors.covered import MouthWatch
+from mytalk.actors.follow import find_face
 from mytalk.errors import BadInput
-from mytalk.follow import find_face
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import poses_of
-from mytalk.media import probe_video, read_frames
-from mytalk.picture import Picture
-from mytalk.spool import Spool
 from mytalk.types import F32, U8
+from mytalk.video.media import probe_video, read_frames
+from mytalk.video.picture import Picture
+from mytalk.video.spool import Spool
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 CANVAS, UNIT = 400, 100.0  # a thing's drawing, pixels; of these to the distance between the eyes

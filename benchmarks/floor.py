@@ -15,8 +15,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from mytalk.audio.speech import MEL_FRAMES_PER_FRAME
 from mytalk.engines.bundle import motion_graph, read_manifest, sizes
-from mytalk.speech import MEL_FRAMES_PER_FRAME
 
 OPSET = 20
 LAYERS = 6  # of a network that measures the peak, so that handing over its input does not count

@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import ROOT, commit, machine, versions
-from mytalk.compose import hidden_mask
 from mytalk.engines import default_bundle
 from mytalk.models.autoencoder import AutoencoderConfig
 from mytalk.models.serving import Appearance, PaperDecoder, decoder_of, latent_shape, picture_side
 from mytalk.models.sizes import build_appearance, load_size
+from mytalk.render.compose import hidden_mask
 
 ENGINES = (
     "onnx-cuda",

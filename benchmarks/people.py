@@ -22,17 +22,17 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.machine import ROOT, commit, machine, versions
-from mytalk.compose import crop, face_part, hidden_mask
+from mytalk.actors.faces import track_face
+from mytalk.actors.follow import FaceChoice, find_face
+from mytalk.dubbing.timeline import source_frame
 from mytalk.errors import BadInput
-from mytalk.faces import track_face
-from mytalk.follow import FaceChoice, find_face
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import CROP, crop_matrices
-from mytalk.media import probe_video, read_frames, read_speech
-from mytalk.picture import Picture
-from mytalk.spool import Spool
-from mytalk.timeline import source_frame
+from mytalk.render.compose import crop, face_part, hidden_mask
 from mytalk.types import F32, U8
+from mytalk.video.media import probe_video, read_frames, read_speech
+from mytalk.video.picture import Picture
+from mytalk.video.spool import Spool
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".png", ".jpg")
 MOMENTS = 6  # of a clip, side by side on its sheet

@@ -28,13 +28,13 @@ from benchmarks.machine import commit, machine, versions  # noqa: E402
 from benchmarks.samplers import SAMPLERS, Sampler, amplitudes, resumed  # noqa: E402
 from benchmarks.spoken import Spoken, against_truth, of_clips  # noqa: E402
 from benchmarks.windows import jerk, truth  # noqa: E402
+from mytalk.audio.speech import SILENCE  # noqa: E402
 from mytalk.engines import default_bundle, load_engine  # noqa: E402
 from mytalk.errors import BadInput  # noqa: E402
 from mytalk.models.conformer import rotary_tables  # noqa: E402
 from mytalk.models.motion import MotionConfig, MotionModel  # noqa: E402
 from mytalk.models.rollout import Memory, kept  # noqa: E402
 from mytalk.motion import hop_noise  # noqa: E402
-from mytalk.speech import SILENCE  # noqa: E402
 from mytalk.types import F32  # noqa: E402
 
 MOST_STEPS = 50

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mytalk.audio.conceal import Concealer
+from mytalk.audio.jitter import JitterBuffer, Lost, Packet, Pause
 from mytalk.clock import FRAME_S, PLAYOUT_RATE
-from mytalk.conceal import Concealer
 from mytalk.config import SessionConfig
-from mytalk.jitter import JitterBuffer, Lost, Packet, Pause
 from mytalk.types import I16, AvSlice
 from tests.fakes import SessionPump, make_pump, voice  # the same fakes as the tests', run from the repository
 

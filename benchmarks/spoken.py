@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mytalk.actor import load_actor
+from mytalk.actors.actor import load_actor
+from mytalk.audio.speech import LogMelState, log_mel
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import mouth_opening
-from mytalk.media import read_speech
-from mytalk.speech import LogMelState, log_mel
 from mytalk.types import F32
+from mytalk.video.media import read_speech
 from training.data import Clip, unseen_clips
 from training.metrics_motion import Spans, closed_below, closed_spans, closing_spans
 from training.offsets import correlation

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from export.onnx import export_graphs, export_motion, round_to_half
 from export.parity import LIMITS, REFERENCE, Material, compare, enforce, precision_of, refer
 from export.quantise import halve_decoder, quantise_decoder
-from mytalk.compose import hidden_mask
 from mytalk.engines import ENGINES, load_engine
 from mytalk.engines.bundle import (
     FORMAT,
@@ -36,6 +35,7 @@ from mytalk.models.checkpoint import load_checkpoint
 from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmarks
 from mytalk.models.motion import MotionConfig, MotionModel
 from mytalk.models.serving import Appearance, appearance_from
+from mytalk.render.compose import hidden_mask
 
 MOST_STEPS = 50  # a graph grows with every step; more would not be few-step sampling
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mytalk.actor import Actor, load_actor
-from mytalk.compose import crop, paste_box
+from mytalk.actors.actor import Actor, load_actor
+from mytalk.audio.speech import LogMelState, log_mel
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput, MyTalkError
 from mytalk.landmarks.normalise import CROP, CROP_SIDE
-from mytalk.media import read_speech
 from mytalk.motion import hop_noise, mel_context
-from mytalk.renderer import crop_landmarks, decode_landmarks, lip_source
-from mytalk.speech import LogMelState, log_mel
+from mytalk.render.compose import crop, paste_box
+from mytalk.render.renderer import crop_landmarks, decode_landmarks, lip_source
 from mytalk.types import F32, MotionJob
+from mytalk.video.media import read_speech
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEECH = ROOT / "tests" / "data" / "silence_then_speech.wav"

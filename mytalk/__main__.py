@@ -15,16 +15,16 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from mytalk.actor import list_actors, load_actor
-from mytalk.actor_make import SYNTHETIC, ActorSource, make_actor
-from mytalk.actor_sheet import contact_sheet
+from mytalk.actors.actor import list_actors, load_actor
+from mytalk.actors.follow import FaceChoice
+from mytalk.actors.make import SYNTHETIC, ActorSource, make_actor
+from mytalk.actors.sheet import contact_sheet
+from mytalk.actors.tuning import make_tuner, tune_actor
 from mytalk.control import Control
-from mytalk.dub import dub
+from mytalk.dubbing.dub import dub
 from mytalk.engines.engine import Engine
 from mytalk.errors import MyTalkError
-from mytalk.follow import FaceChoice
-from mytalk.renderer import Renderer
-from mytalk.tuning import make_tuner, tune_actor
+from mytalk.render.renderer import Renderer
 
 BUNDLED_ACTORS = Path(__file__).resolve().parents[1] / "actors"
 EngineMaker = Callable[[argparse.Namespace], Engine]

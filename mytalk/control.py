@@ -18,16 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mytalk.compose import crop, face_part
+from mytalk.actors.faces import pick_references, track_crop_landmarks, track_face
+from mytalk.actors.follow import find_face
 from mytalk.errors import BadInput
-from mytalk.faces import pick_references, track_crop_landmarks, track_face
-from mytalk.follow import find_face
 from mytalk.landmarks.detect import POINTS
 from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import CROP, CROP_SIDE, crop_matrices, mouth_opening
-from mytalk.media import check_file, probe_video, read_frames
-from mytalk.spool import Spool
+from mytalk.render.compose import crop, face_part
 from mytalk.types import F32, LipReferences
+from mytalk.video.media import check_file, probe_video, read_frames
+from mytalk.video.spool import Spool
 
 LOOKED_AT_S = 20.0  # of a reference video, its beginning
 LIP_PICTURES = 3  # what the appearance model takes

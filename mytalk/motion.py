@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from mytalk.audio.speech import HOP, MEL_FRAMES_PER_FRAME, MELS, SILENCE
 from mytalk.clock import ANALYSIS_SAMPLES_PER_FRAME
 from mytalk.engines.engine import EngineSpec
-from mytalk.speech import HOP, MEL_FRAMES_PER_FRAME, MELS, SILENCE
 from mytalk.types import F32
 
 

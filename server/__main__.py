@@ -19,25 +19,25 @@ from collections.abc import Callable, Coroutine, Sequence
 from aiohttp import web
 
 from mytalk.errors import MyTalkError
-from mytalk.prepared import PreparedCache
-from mytalk.renderer import ENCODE_BATCH
-from server import rtc_setup
-from server.actors import MB, ActorPool
-from server.admission import Admission
+from mytalk.render.prepared import PreparedCache
+from mytalk.render.renderer import ENCODE_BATCH
+from server.actors.cast import Cast, FolderCast, SharedRenderer
+from server.actors.pool import MB, ActorPool
+from server.actors.uploads import Uploads
 from server.app import Routes, check_page
-from server.cast import Cast, FolderCast, SharedRenderer
+from server.compute.admission import Admission
+from server.compute.device import Device, cores, lanes_and_threads
+from server.compute.overseer import Overseer
+from server.compute.worker import Worker
 from server.config import TOKEN_VARIABLE, ConfigError, ServerConfig, parse
-from server.device import Device, cores, lanes_and_threads
-from server.idle_reel import IdleReel
+from server.many.processes import ProcessFailed, Supervisor, take_orders
+from server.many.routing import prefix_of
 from server.metrics import Metrics
-from server.overseer import Overseer
-from server.processes import ProcessFailed, Supervisor, take_orders
-from server.routing import prefix_of
+from server.rtc import setup as rtc_setup
+from server.rtc.idle_reel import IdleReel
+from server.rtc.udp_ports import PortRange, loop_with_ports
+from server.rtc.video_encoder import VP8, choose
 from server.sessions import Sessions
-from server.udp_ports import PortRange, loop_with_ports
-from server.uploads import Uploads
-from server.video_encoder import VP8, choose
-from server.worker import Worker
 
 logger = logging.getLogger("server")
 BAD_SETTINGS, CANNOT_START = 2, 1  # exit codes
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
 
 
 def child() -> int:
-    """One of several servers; what it needs comes from its supervisor (``server.processes``)."""
+    """One of several servers; what it needs comes from its supervisor (``server.many.processes``)."""
 
     def run() -> None:
         _set_up_logging()

@@ -10,15 +10,15 @@ from aiohttp import web
 
 from mytalk import __version__
 from mytalk.errors import MyTalkError
-from server.actor_routes import ActorRoutes
-from server.actors import ActorPool
+from server.actors.pool import ActorPool
+from server.actors.routes import ActorRoutes
+from server.actors.uploads import Uploads
 from server.config import ROOT, ServerConfig
 from server.guard import Guard
 from server.metrics import Metrics
 from server.sessions import Sessions
 from server.signalling import read_offer
 from server.speech_socket import SOCKET_MAX_BYTES, Outbox, SpeechChannel, serve_socket
-from server.uploads import Uploads
 
 PAGE = ROOT / "clients" / "web"
 HEARTBEAT_S = 20.0  # a WebSocket that answers no ping for half of this is closed

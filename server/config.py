@@ -15,10 +15,10 @@ from typing import Any
 from mytalk.config import SessionConfig
 from mytalk.engines import default_bundle
 from mytalk.errors import MyTalkError
+from server.actors.upload_config import UploadConfig
 from server.origin import is_origin
-from server.udp_ports import PORTS_PER_SESSION, PortRange, parse_ports
-from server.upload_config import UploadConfig
-from server.video_encoder import ENCODERS
+from server.rtc.udp_ports import PORTS_PER_SESSION, PortRange, parse_ports
+from server.rtc.video_encoder import ENCODERS
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN_VARIABLE = "MYTALK_TOKEN"

@@ -10,16 +10,16 @@ from typing import Any
 
 from mytalk.clock import FRAME_S, PLAYOUT_RATE
 from mytalk.session import TalkSession
-from mytalk.session_report import Playing, SessionEvent
+from mytalk.session.report import Playing, SessionEvent
 from mytalk.types import I16, U8, AvSlice, Job, JobResult
-from server.admission import SILENT_S
-from server.cast import SharedRenderer
-from server.degradation import Level
-from server.idle_reel import IdleReel
+from server.actors.cast import SharedRenderer
+from server.compute.admission import SILENT_S
+from server.compute.degradation import Level
+from server.compute.worker import Worker
 from server.metrics import Figures, Metrics
+from server.rtc.idle_reel import IdleReel
+from server.rtc.tracks import AudioOut, VideoOut
 from server.speech_socket import Message
-from server.tracks import AudioOut, VideoOut
-from server.worker import Worker
 
 logger = logging.getLogger(__name__)
 PROGRESS_EVERY_S = 0.25  # while there is speech

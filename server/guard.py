@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from mytalk.errors import BadInput, EngineFailed, MyTalkError, Overloaded
-from server.actors import ActorPreparing
+from server.actors.making import MakeFailed
+from server.actors.pool import ActorPreparing
 from server.config import ServerConfig
-from server.making import MakeFailed
 from server.origin import SAFE_METHODS, answer_headers, is_allowed, preflight_headers
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from prometheus_client import (
 )
 
 from mytalk.types import AvSlice
-from server.cpu import CpuCollector
+from server.compute.cpu import CpuCollector
 
 POOLS = ("asyncio_", "uvloop_", "device_", "draw_")  # names: asyncio's, uvloop's, the worker's
 WINDOW = 250  # slices a rolling figure looks back: ten seconds

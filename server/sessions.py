@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from mytalk.config import SessionConfig
 from mytalk.errors import MyTalkError, Overloaded
 from mytalk.session import TalkSession
-from server.actors import ActorPool
-from server.cast import SharedRenderer
+from server.actors.cast import SharedRenderer
+from server.actors.pool import ActorPool
+from server.compute.overseer import Overseer
+from server.compute.worker import Worker
 from server.config import ServerConfig
 from server.conversation import Conversation
 from server.metrics import Metrics
-from server.overseer import Overseer
-from server.peer import Peer
+from server.rtc.peer import Peer
 from server.signalling import Offer
-from server.worker import Worker
 
 logger = logging.getLogger(__name__)
 ANSWER_DEADLINE_S = 30.0  # reading an actor from disk included

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from aiohttp import WSMsgType, web
 
+from mytalk.audio.resample import check_rate
 from mytalk.errors import BadInput, MyTalkError, Overloaded
-from mytalk.resample import check_rate
 from mytalk.types import I16
 
 logger = logging.getLogger(__name__)

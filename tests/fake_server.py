@@ -42,7 +42,7 @@ def face(clip_index: int, openness: float) -> U8:
 
 
 class HandDrawn:
-    """Implements ``server.cast.SharedRenderer``."""
+    """Implements ``server.actors.cast.SharedRenderer``."""
 
     def __init__(self, engine: FakeEngine, testcard: bool) -> None:
         self.view = fake_actor(10)
@@ -85,7 +85,7 @@ class HandDrawn:
 
 
 class FakeCast:
-    """Implements ``server.cast.Cast``."""
+    """Implements ``server.actors.cast.Cast``."""
 
     engine_name = "fake"
     batch = 1

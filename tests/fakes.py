@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mytalk.actors.tuned import TunedDecoder
+from mytalk.audio.speech import MEL_FRAMES_PER_FRAME, SILENCE
 from mytalk.clock import FRAME_S
 from mytalk.config import SessionConfig
 from mytalk.engines.engine import EngineSpec
 from mytalk.landmarks.warp import flow_shape
 from mytalk.motion import left_mel_frames
 from mytalk.session import TalkSession
-from mytalk.speech import MEL_FRAMES_PER_FRAME, SILENCE
-from mytalk.tuned import TunedDecoder
 from mytalk.types import (
     F32,
     I16,

@@ -18,12 +18,12 @@ import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
-from mytalk.actor import read_card
+from mytalk.actors.actor import read_card
 from mytalk.errors import EngineFailed
 from mytalk.types import I16, U8, Job, JobResult, MotionState, PictureJob, PictureResult
-from server import rtc_setup
 from server.__main__ import Server
 from server.config import ServerConfig
+from server.rtc import setup as rtc_setup
 from tests.fakes import FAKE_SPEC, FakeEngine, fake_actor
 
 SIDE = 96  # pixels; small pictures keep the tests quick

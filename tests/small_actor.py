@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mytalk.actor import ActorCard, ActorMotion, play_order_ping_pong, write_package
+from mytalk.actors.actor import ActorCard, ActorMotion, play_order_ping_pong, write_package
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import Poses, crop_matrices, frame_to_crop
 from mytalk.types import F32, I16, U8, LipReferences
-from mytalk.video_out import VideoWriter
+from mytalk.video.out import VideoWriter
 from tests.fakes import FAKE_SPEC, FakeEngine
 
 LAYOUT = load_layout()

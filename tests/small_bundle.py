@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from export.bundle import Trained
-from mytalk.actor import load_actor
-from mytalk.compose import crop, hidden_mask
+from mytalk.actors.actor import load_actor
 from mytalk.landmarks.layout import load_layout
 from mytalk.models.appearance import AppearanceConfig, AppearanceModel
 from mytalk.models.identity import IdentityConfig, IdentityExtractor
 from mytalk.models.motion import MotionConfig, MotionModel
-from mytalk.renderer import crop_landmarks
+from mytalk.render.compose import crop, hidden_mask
+from mytalk.render.renderer import crop_landmarks
 
 ACTOR = Path(__file__).resolve().parents[1] / "actors" / "ada"
 

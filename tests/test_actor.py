@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mytalk.actor import (
+from mytalk.actors.actor import (
     CARD,
     DECODER,
     LANDMARKS,
@@ -18,14 +18,14 @@ from mytalk.actor import (
     play_order_ping_pong,
     read_card,
 )
-from mytalk.actor_make import ActorSource, loop, make_actor, quiet_window
+from mytalk.actors.follow import find_face
+from mytalk.actors.make import ActorSource, loop, make_actor, quiet_window
+from mytalk.actors.tuned import TunedDecoder, TuningFigures
 from mytalk.errors import BadInput
-from mytalk.follow import find_face
 from mytalk.landmarks.normalise import from_canonical
-from mytalk.media import read_at_rate, read_frames
-from mytalk.spool import Spool
-from mytalk.tuned import TunedDecoder, TuningFigures
 from mytalk.types import F32, U8
+from mytalk.video.media import read_at_rate, read_frames
+from mytalk.video.spool import Spool
 from tests.occluder import hand_over
 from tests.small_actor import (
     LAYOUT,

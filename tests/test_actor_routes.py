@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mytalk.actor import load_actor
-from server.upload_config import UploadConfig
-from server.uploads import STAGING
+from mytalk.actors.actor import load_actor
+from server.actors.upload_config import UploadConfig
+from server.actors.uploads import STAGING
 from tests.fakes import voice
 from tests.server_fakes import FakeCast, calling, running
 from tests.small_actor import TALKING_FACE, write_small_actor
@@ -288,7 +288,7 @@ def makers() -> list[str]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             parent = (path.parent / "stat").read_text().rpartition(")")[2].split()[1]
-            if b"server.maker" in path.read_bytes() and parent == str(os.getpid()):
+            if b"server.actors.maker" in path.read_bytes() and parent == str(os.getpid()):
                 found.append(path.parent.name)
     return found
 
@@ -355,9 +355,9 @@ async def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, packa
 async def test_without_mediapipe_a_video_is_refused_with_what_to_install_and_a_package_is_not(
     tmp_path: Path, package: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = "import sys; sys.modules['mediapipe'] = None; from server.maker import main; main()"
-    monkeypatch.setattr("server.making.COMMAND", (sys.executable, "-c", program))
-    monkeypatch.setattr("server.actor_routes.has_mediapipe", lambda: False)
+    program = "import sys; sys.modules['mediapipe'] = None; from server.actors.maker import main; main()"
+    monkeypatch.setattr("server.actors.making.COMMAND", (sys.executable, "-c", program))
+    monkeypatch.setattr("server.actors.routes.has_mediapipe", lambda: False)
     async with serving(tmp_path / "uploads") as url:
         assert "make actors" in (await get(url, "/v1/actors"))["uploads"]["why_no_video"]
         content = zipped(package) if kind == "package" else TALKING_FACE.read_bytes()

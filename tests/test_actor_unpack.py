@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mytalk.actor import load_actor
-from mytalk.actor_unpack import is_package, unpack
+from mytalk.actors.actor import load_actor
+from mytalk.actors.unpack import is_package, unpack
 from mytalk.errors import BadInput
 from tests.small_actor import write_small_actor
 

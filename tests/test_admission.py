@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.admission import MOST_USED, Admission, Costs, Counters
+from server.compute.admission import MOST_USED, Admission, Costs, Counters
 
 TWO_CORES = Admission(lanes=2, cores=2)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mytalk.__main__ import main
-from mytalk.media import read_at_rate
+from mytalk.video.media import read_at_rate
 from tests.fakes import voice
 from tests.small_actor import RATE, TALKING_FACE, small_pictures, write_small_actor, write_video
 from tests.test_cli import fake_engine, one_line
@@ -31,7 +31,7 @@ limit = int(sys.argv[1])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 from mytalk.__main__ import main
-from mytalk.actor import FORMAT
+from mytalk.actors.actor import FORMAT
 from tests.test_cli import fake_engine
 sys.exit(main(sys.argv[2:], fake_engine))
 """

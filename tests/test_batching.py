@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mytalk.types import FrameSpec, MotionJob, PictureJob
-from server.batching import Durations, Waiting, choose
+from server.compute.batching import Durations, Waiting, choose
 from tests.fakes import FakeEngine
 from tests.test_fallback import some_job
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.covered import CANVAS, THINGS, covered_by, drawing, main
 from mytalk.landmarks.layout import load_layout
-from mytalk.media import read_frames
+from mytalk.video.media import read_frames
 from tests.small_actor import TALKING_FACE
 
 SKIN = (196, 150, 128)

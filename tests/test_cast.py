@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from mytalk.errors import BadInput
-from mytalk.prepared import PreparedCache
-from server.cast import TESTCARD, FolderCast
+from mytalk.render.prepared import PreparedCache
+from server.actors.cast import TESTCARD, FolderCast
 from tests.small_actor import fitting_engine, write_small_actor
 
 

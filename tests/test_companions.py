@@ -13,7 +13,7 @@ pytest.importorskip("mediapipe", reason="MediaPipe is not installed (make test i
 
 from mytalk.errors import BadInput
 from mytalk.landmarks.layout import load_layout
-from mytalk.video_out import VideoWriter
+from mytalk.video.out import VideoWriter
 from training.companions import follow_companion, read_companion
 
 FIXTURE = Path(__file__).parent / "data" / "talking_face.mp4"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mytalk.compose import crop, hidden_mask, paste, paste_box, paste_mask, side_weight
 from mytalk.errors import BadInput
+from mytalk.render.compose import crop, hidden_mask, paste, paste_box, paste_mask, side_weight
 
 
 def picture(height: int, width: int) -> np.ndarray:

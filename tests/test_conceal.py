@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mytalk.conceal import Concealer, pitch_lag
+from mytalk.audio.conceal import Concealer, pitch_lag
 from mytalk.types import I16
 
 RATE = 48_000

@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from mytalk.__main__ import main
-from mytalk.actor import load_actor
-from mytalk.actor_make import SYNTHETIC, ActorSource, make_actor
-from mytalk.compose import hidden_mask
+from mytalk.actors.actor import load_actor
+from mytalk.actors.make import SYNTHETIC, ActorSource, make_actor
 from mytalk.control import (
     Control,
     choose_lips,
@@ -24,13 +23,14 @@ from mytalk.control import (
     look_at,
     with_emotion,
 )
-from mytalk.dub import dub
+from mytalk.dubbing.dub import dub
 from mytalk.errors import BadInput
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import mouth_opening
 from mytalk.landmarks.warp import fine_windows
-from mytalk.media import read_at_rate
+from mytalk.render.compose import hidden_mask
 from mytalk.types import F32, LipReferences
+from mytalk.video.media import read_at_rate
 from tests.fakes import FakeEngine, voice
 from tests.small_actor import SPEC, TALKING_FACE
 from tests.test_dub import write_wav

@@ -14,9 +14,9 @@ from aiortc.mediastreams import MediaStreamError
 from mytalk.config import SessionConfig
 from mytalk.errors import SessionClosed
 from mytalk.session import TalkSession
+from server.compute.worker import Worker
 from server.conversation import Conversation
 from server.metrics import Metrics
-from server.worker import Worker
 from tests.fakes import FAKE_SPEC, FakeEngine, voice
 from tests.server_fakes import FakeRenderer
 

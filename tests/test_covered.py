@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from mytalk.covered import MouthWatch
+from mytalk.actors.covered import MouthWatch
 from mytalk.landmarks.normalise import from_canonical
-from mytalk.picture import Picture
 from mytalk.types import F32, U8
+from mytalk.video.picture import Picture
 from tests.small_actor import LAYOUT, TALKING_FACE, still_poses, template_face
 
 SIZE, EYES_PX = 320, 70.0
@@ -138,9 +138,9 @@ def test_the_working_file_leaves_nothing_behind(tmp_path: Path) -> None:
 @pytest.mark.mediapipe
 def test_the_fixture_covered_by_a_hand_and_as_it_is() -> None:
     pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
-    from mytalk.follow import find_face
-    from mytalk.media import read_frames
-    from mytalk.spool import Spool
+    from mytalk.actors.follow import find_face
+    from mytalk.video.media import read_frames
+    from mytalk.video.spool import Spool
     from tests.occluder import hand_over
 
     plain = [picture.rgb() for picture in islice(read_frames(TALKING_FACE), 40)]

@@ -6,7 +6,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from server.cpu import SENDING, CpuCollector, cpu_by_part
+from server.compute.cpu import SENDING, CpuCollector, cpu_by_part
 from server.metrics import Metrics
 from tests.server_fakes import calling, running
 

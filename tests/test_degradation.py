@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from server.degradation import (
+from server.compute.degradation import (
     BAD_RUN,
     CHANGES,
     GOOD_RUN,

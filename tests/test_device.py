@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mytalk.types import PictureJob
-from server.device import Device, cores, lanes_and_threads
+from server.compute.device import Device, cores, lanes_and_threads
 from tests.server_fakes import FakeCast
 
 

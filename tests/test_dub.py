@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mytalk.compose import hidden_mask
-from mytalk.dub import dub
+from mytalk.actors.faces import track_face
+from mytalk.actors.follow import find_face
+from mytalk.dubbing.dub import dub
 from mytalk.errors import BadInput
-from mytalk.faces import track_face
-from mytalk.follow import find_face
 from mytalk.landmarks.normalise import crop_matrices
-from mytalk.media import probe_video, read_at_rate, read_frames, read_speech
-from mytalk.picture import Picture, planes
-from mytalk.spool import Spool
+from mytalk.render.compose import hidden_mask
 from mytalk.types import F32, I16
-from mytalk.video_out import VideoWriter
+from mytalk.video.media import probe_video, read_at_rate, read_frames, read_speech
+from mytalk.video.out import VideoWriter
+from mytalk.video.picture import Picture, planes
+from mytalk.video.spool import Spool
 from tests.fakes import FAKE_SPEC, FakeEngine, voice
 from tests.occluder import hand_over
 from tests.small_actor import (

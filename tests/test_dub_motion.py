@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mytalk.clock import PLAYOUT_SAMPLES_PER_FRAME
-from mytalk.dub_motion import MotionBetween, dub_config, speech_motion
+from mytalk.dubbing.motion import MotionBetween, dub_config, speech_motion
 from mytalk.errors import EngineFailed
 from mytalk.types import F32, I16, MotionJob, MotionResult
 from tests.fakes import FakeEngine, voice

@@ -15,10 +15,10 @@ from PIL import Image, ImageFilter
 pytest.importorskip("mediapipe", reason="MediaPipe is not installed (make test installs it)")
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed (make test installs it)")
 
+from mytalk.actors.tuned import Tuning, TuningFigures
 from mytalk.engines import default_bundle
-from mytalk.media import read_at_rate, read_speech
-from mytalk.tuned import Tuning, TuningFigures
-from mytalk.video_out import VideoWriter
+from mytalk.video.media import read_at_rate, read_speech
+from mytalk.video.out import VideoWriter
 from training import tune
 from training.evaluate import main
 from training.evaluate_clip import KEYS

@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mytalk.actors.faces import FaceTrack, pick_references, track_face
+from mytalk.actors.follow import find_face
 from mytalk.errors import BadInput
-from mytalk.faces import FaceTrack, pick_references, track_face
-from mytalk.follow import find_face
 from mytalk.landmarks.normalise import Poses, from_canonical, rest_face, upper_displacement
-from mytalk.media import read_at_rate
-from mytalk.picture import Picture
-from mytalk.spool import Spool
 from mytalk.types import F32
+from mytalk.video.media import read_at_rate
+from mytalk.video.picture import Picture
+from mytalk.video.spool import Spool
 from tests.small_actor import LAYOUT, RATE, TALKING_FACE, still_poses, template_face
 
 
@@ -96,7 +96,7 @@ def test_working_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     points += random.normal(0, 0.4, points.shape).astype(np.float32)
     points[30:33] = np.nan
     whole = tracked(points)
-    monkeypatch.setattr("mytalk.faces.BLOCK", 7)
+    monkeypatch.setattr("mytalk.actors.faces.BLOCK", 7)
     parts = tracked(points)
     np.testing.assert_allclose(parts.canonical(slice(None)), whole.canonical(slice(None)), atol=1e-5)
     np.testing.assert_allclose(parts.opening, whole.opening, atol=1e-5)

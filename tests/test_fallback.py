@@ -9,15 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from mytalk.actors.tuned import TunedDecoder
 from mytalk.config import SessionConfig
 from mytalk.engines import default_bundle, load_engine, load_lasting_engine
 from mytalk.engines.fallback import FallbackEngine
 from mytalk.errors import EngineFailed
 from mytalk.landmarks.warp import flow_shape
 from mytalk.session import TalkSession
-from mytalk.tuned import TunedDecoder
 from mytalk.types import Job, JobResult, MotionJob, MotionResult
-from server.worker import Worker
+from server.compute.worker import Worker
 from tests.fakes import FakeEngine, fake_actor, run_job, voice
 from tests.test_onnx_engine import job
 
@@ -41,7 +41,7 @@ def uninstalled() -> FakeEngine:
 
 
 class SessionCustomer:
-    """A session whose jobs run with an engine, as ``server.peer`` serves it."""
+    """A session whose jobs run with an engine, as ``server.rtc.peer`` serves it."""
 
     def __init__(self, session: TalkSession, engine: FallbackEngine) -> None:
         self.session, self.engine = session, engine

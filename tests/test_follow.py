@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mytalk.actors.follow import FaceChoice, find_face, people
 from mytalk.errors import BadInput
-from mytalk.follow import FaceChoice, find_face, people
 from mytalk.landmarks.detect import FaceBox
-from mytalk.media import read_at_rate
-from mytalk.picture import Picture
-from mytalk.spool import Spool
 from mytalk.types import F32, U8
+from mytalk.video.media import read_at_rate
+from mytalk.video.picture import Picture
+from mytalk.video.spool import Spool
 from tests.small_actor import RATE, TALKING_FACE
 
 pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")

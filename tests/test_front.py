@@ -12,8 +12,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from server.config import ServerConfig
-from server.front import Front
-from server.routing import Member, State
+from server.many.front import Front
+from server.many.routing import Member, State
 
 OFFER = {"sdp": "v=0", "type": "offer", "actor": "bob"}
 

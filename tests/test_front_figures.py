@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.front_figures import merged
+from server.many.figures import merged
 from server.metrics import Metrics
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mytalk.types import U8
-from server.idle_reel import KEY_EVERY, PIECE, IdleReel
+from server.rtc.idle_reel import KEY_EVERY, PIECE, IdleReel
 
 
 def grey(level: int) -> U8:

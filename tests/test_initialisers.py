@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mytalk.actors.tuned import TunedDecoder
 from mytalk.engines import default_bundle
 from mytalk.engines.bundle import INT8_DECODER
 from mytalk.engines.initialisers import HALF, PREFIX, Graph, tuned_file, with_tuned, with_tuned_int8
 from mytalk.errors import EngineFailed
-from mytalk.tuned import TunedDecoder
 
 FLOAT, INT8 = (default_bundle() / name for name in ("decode.onnx", INT8_DECODER))
 

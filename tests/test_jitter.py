@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mytalk.jitter import ArrivalJitter, JitterBuffer, JitterConfig, Lost, Packet, Pause, Piece
+from mytalk.audio.jitter import ArrivalJitter, JitterBuffer, JitterConfig, Lost, Packet, Pause, Piece
 
 SIZE = 960
 STEP_S = 0.02

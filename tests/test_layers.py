@@ -24,7 +24,7 @@ TOOLS = (
 # The one way from the command line into training, and from there to what an export has to prove.
 # Benchmarks reach unseen clips, and how their mouths are scored, by one module.
 ALLOWED = {
-    "mytalk.tuning": "training.tune",
+    "mytalk.actors.tuning": "training.tune",
     "training.tune": "export.parity",
     "benchmarks.spoken": "training",
 }
@@ -177,27 +177,27 @@ def test_every_module_keeps_the_rules() -> None:
     [
         ("mytalk.session", "import asyncio", "imports asyncio"),
         ("mytalk.session", "def f():\n    from torch import nn", "imports torch"),
-        ("mytalk.actor", "import onnxruntime as ort", "imports onnxruntime"),
-        ("mytalk.dub", "from aiortc.mediastreams import AudioStreamTrack", "imports aiortc"),
+        ("mytalk.actors.actor", "import onnxruntime as ort", "imports onnxruntime"),
+        ("mytalk.dubbing.dub", "from aiortc.mediastreams import AudioStreamTrack", "imports aiortc"),
         ("mytalk.session", "import time as t\nt.monotonic()", "imports time"),
         ("mytalk.session", "from time import perf_counter", "imports time"),
-        ("mytalk.actor", "import datetime\ndatetime.datetime.now()", "reads datetime.now"),
-        ("mytalk.actor", "from datetime import date\ndate.today()", "reads date.today"),
+        ("mytalk.actors.actor", "import datetime\ndatetime.datetime.now()", "reads datetime.now"),
+        ("mytalk.actors.actor", "from datetime import date\ndate.today()", "reads date.today"),
         ("mytalk.session", "from mytalk.models.motion import Net", "imports mytalk.models"),
         ("mytalk.session", "from mytalk import models", "imports mytalk.models"),
         ("mytalk.session", "from . import models", "imports mytalk.models"),
         ("mytalk.landmarks.draw", "from ..models import unet", "imports mytalk.models"),
         ("server.app", "import importlib\nimportlib.import_module('mytalk.models')", "imports mytalk.models"),
-        ("mytalk.dub", "import server.worker", "imports server"),
+        ("mytalk.dubbing.dub", "import server.compute.worker", "imports server"),
         ("mytalk.__main__", "def tune():\n    from training import motion", "imports training"),
-        ("mytalk.tuning", "from training.motion import MotionTask", "imports training"),
-        ("mytalk.dub", "from training.tune import tuner", "imports training"),
+        ("mytalk.actors.tuning", "from training.motion import MotionTask", "imports training"),
+        ("mytalk.dubbing.dub", "from training.tune import tuner", "imports training"),
         ("training.tune", "from export.bundle import prove", "imports export"),
         ("server.app", "from export import onnx", "imports export"),
         ("server.app", "from benchmarks.latency import probe", "imports benchmarks"),
         ("training.motion", "import server", "imports server"),
         ("clients.headless", "from mytalk.clock import FPS", "a client imports mytalk"),
-        ("server.worker", "from mytalk.engines.onnx import OnnxEngine", "by name"),
+        ("server.compute.worker", "from mytalk.engines.onnx import OnnxEngine", "by name"),
     ],
 )
 def test_the_checker_sees_a_fault(name: str, source: str, complaint: str) -> None:
@@ -211,11 +211,11 @@ def test_the_checker_sees_a_fault(name: str, source: str, complaint: str) -> Non
         ("mytalk.session", "import numpy\nfrom mytalk.clock import FPS\nnow = 1.0\nself.now()"),
         ("mytalk.session", "import timeit_like, asyncio_like"),
         ("mytalk.__main__", "import time\ntime.monotonic()"),
-        ("mytalk.tuning", "def f():\n    from training.tune import tuner"),
+        ("mytalk.actors.tuning", "def f():\n    from training.tune import tuner"),
         ("training.tune", "from export.parity import LIMITS"),
         ("mytalk.engines.torch", "import torch\nfrom mytalk.models.motion import Net"),
         ("mytalk.models.motion", "import torch\nfrom mytalk.models.blocks import Conv"),
-        ("server.worker", "import asyncio, time\nfrom mytalk.engines.engine import Engine"),
+        ("server.compute.worker", "import asyncio, time\nfrom mytalk.engines.engine import Engine"),
         ("server.__main__", "from mytalk.engines import load_engine\nfrom server.app import app"),
         ("export.onnx", "import torch\nfrom mytalk.models.motion import Net"),
         ("clients.headless", "import asyncio, time, aiortc\nfrom clients.pattern import skew_ms"),
@@ -228,9 +228,9 @@ def test_the_checker_lets_the_rest_be(name: str, source: str) -> None:
 def test_a_runtime_belongs_to_one_engine() -> None:
     one = module("mytalk.engines.onnx", "import onnxruntime")
     two = module("mytalk.engines.quick", "from onnxruntime import InferenceSession")
-    stray = module("server.worker", "def load():\n    import onnxruntime")
+    stray = module("server.compute.worker", "def load():\n    import onnxruntime")
     net = module("mytalk.models.net", "import torch")
     assert runtime_faults([one, net]) == []
     assert "several engines" in runtime_faults([one, two])[0]
-    assert "server.worker" in runtime_faults([one, stray])[0]
+    assert "server.compute.worker" in runtime_faults([one, stray])[0]
     assert runtime_faults([module("server.x", "import torch")]) != []

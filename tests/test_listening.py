@@ -16,8 +16,8 @@ from clients.headless.sources import Microphone as Talker
 from clients.headless.testcard import ClickDetector, click_times, click_train
 from mytalk.errors import Overloaded, SessionClosed
 from mytalk.types import I16
-from server.listening import Listener
-from server.rtc_setup import take_packets
+from server.rtc.listening import Listener
+from server.rtc.setup import take_packets
 from tests.lossy import BadNetwork, one_way, until
 
 RATE = 48_000

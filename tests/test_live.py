@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mytalk.audio.live import MAX_SPEED, LivePace
 from mytalk.config import SessionConfig
-from mytalk.live import MAX_SPEED, LivePace
 from mytalk.types import I16
 from tests.fakes import voice
 

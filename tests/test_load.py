@@ -15,7 +15,7 @@ from benchmarks import load
 from benchmarks.load_client import Viewer, babble, missing_pictures
 from benchmarks.server_process import ServerProcess
 from clients.headless.errors import Refused
-from server.front_figures import merged
+from server.many.figures import merged
 from server.metrics import Metrics
 from tests.server_fakes import running
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from mytalk.errors import BadInput
-from server.maker import MakeRequest, Reporter, check_media, problem
-from server.making import COMMAND, ROOT
+from server.actors.maker import MakeRequest, Reporter, check_media, problem
+from server.actors.making import COMMAND, ROOT
 from tests.small_actor import TALKING_FACE, small_pictures, write_video
 from tests.test_making import request
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from server.maker import MakeRequest
-from server.making import MakeFailed, make_apart
+from server.actors.maker import MakeRequest
+from server.actors.making import MakeFailed, make_apart
 from tests.small_actor import TALKING_FACE
 
 
@@ -37,7 +37,7 @@ def ignore(*_: object) -> None:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    monkeypatch.setattr("server.making.COMMAND", (sys.executable, "-c", program))
+    monkeypatch.setattr("server.actors.making.COMMAND", (sys.executable, "-c", program))
 
 
 def is_alive(pid: int) -> bool:

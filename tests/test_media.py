@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mytalk.errors import BadInput
-from mytalk.media import (
+from mytalk.video.media import (
     RgbPicture,
     at_rate,
     probe_video,

@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed (make test installs it)")
 
-from mytalk.compose import hidden_mask, paste_mask
+from mytalk.render.compose import hidden_mask, paste_mask
 from training.metrics_picture import (
     MOST_PSNR_DB,
     composite,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mytalk.types import I16
-from server.microphone import Microphone, opus_samples
+from server.rtc.microphone import Microphone, opus_samples
 from tests.fakes import voice
 
 REST = b"\xf8\xff"[:1]

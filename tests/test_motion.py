@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mytalk.audio.speech import HOP, MELS, SILENCE, LogMelState, log_mel
 from mytalk.motion import analysis_samples_needed, hop_noise, left_mel_frames, mel_context
-from mytalk.speech import HOP, MELS, SILENCE, LogMelState, log_mel
 from mytalk.types import F32
 from tests.fakes import FAKE_SPEC
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mytalk.speech import SILENCE
+from mytalk.audio.speech import SILENCE
 from training.offsets import lag_curve, loudness, moved_sound, pooled_offset
 
 

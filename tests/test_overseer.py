@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from server.admission import Admission
-from server.degradation import BAD_RUN, GOOD_RUN, LEVELS, Level
+from server.compute.admission import Admission
+from server.compute.degradation import BAD_RUN, GOOD_RUN, LEVELS, Level
+from server.compute.overseer import Overseer
 from server.metrics import Metrics
-from server.overseer import Overseer
 from tests.fakes import FakeClock, voice
 from tests.server_fakes import FakeCast, calling, running
 from tests.test_peer import an_offer

@@ -15,11 +15,11 @@ torch = pytest.importorskip("torch", reason="torch is not installed (make test i
 from export import __main__ as cli  # noqa: E402
 from export.bundle import engines_for, prove  # noqa: E402
 from export.parity import LIMITS, Parity, compare, enforce, load_material, refer, stream  # noqa: E402
+from mytalk.actors.tuned import TunedDecoder  # noqa: E402
 from mytalk.engines import load_engine  # noqa: E402
 from mytalk.engines.bundle import has_amx_bf16, read_manifest  # noqa: E402
 from mytalk.errors import BadInput, EngineFailed, MyTalkError  # noqa: E402
-from mytalk.renderer import decode_landmarks, lip_source  # noqa: E402
-from mytalk.tuned import TunedDecoder  # noqa: E402
+from mytalk.render.renderer import decode_landmarks, lip_source  # noqa: E402
 
 ENGINES = (
     "onnx-fp32",

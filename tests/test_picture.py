@@ -4,8 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from mytalk.picture import CHROMA, Picture, kept_format, planes
 from mytalk.types import U8
+from mytalk.video.picture import CHROMA, Picture, kept_format, planes
 
 
 def blocks(width: int = 128, height: int = 96) -> U8:

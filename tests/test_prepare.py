@@ -15,8 +15,8 @@ pytest.importorskip("mediapipe", reason="MediaPipe is not installed (make test i
 
 from mytalk.engines import default_bundle
 from mytalk.errors import BadInput
-from mytalk.media import read_at_rate, read_speech
-from mytalk.video_out import VideoWriter
+from mytalk.video.media import read_at_rate, read_speech
+from mytalk.video.out import VideoWriter
 from training.data import list_clips
 from training.prepare import clip_name, find_videos, main
 from training.prepare_video import PrepareConfig, prepare_video, write_atomically

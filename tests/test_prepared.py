@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mytalk.prepared import PreparedCache, is_running
+from mytalk.render.prepared import PreparedCache, is_running
 
 WEIGHTS, ADA, BEN = "w" * 64, "a" * 64, "b" * 64
 

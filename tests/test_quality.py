@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import QualityError, groups_of, main
-from mytalk.media import read_at_rate, read_speech
+from mytalk.video.media import read_at_rate, read_speech
 from tests.small_actor import RATE, write_video
 
 FIXTURE = Path(__file__).parent / "data" / "talking_face.mp4"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mytalk.config import SessionConfig
-from mytalk.readiness import Readiness
+from mytalk.session.readiness import Readiness
 from tests.fakes import make_pump, voice
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="torch is not installed (make test installs 
 from mytalk.engines import default_bundle, load_engine
 from mytalk.errors import BadInput
 from mytalk.landmarks.normalise import crop_matrices, from_canonical
-from mytalk.media import read_at_rate
+from mytalk.video.media import read_at_rate
 from tests.small_actor import still_poses, template_face
 from training.metrics_picture import composite, psnr_db
 from training.networks import ARCFACE_POINTS

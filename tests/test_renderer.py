@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mytalk.actor import Actor, add_decoder, load_actor
-from mytalk.compose import crop, hidden_mask
+from mytalk.actors.actor import Actor, add_decoder, load_actor
+from mytalk.actors.tuned import TunedDecoder, TuningFigures
 from mytalk.errors import BadInput
 from mytalk.landmarks.draw import draw_landmarks
-from mytalk.prepared import PreparedCache
-from mytalk.renderer import Renderer, crop_landmarks
-from mytalk.tuned import TunedDecoder, TuningFigures
+from mytalk.render.compose import crop, hidden_mask
+from mytalk.render.prepared import PreparedCache
+from mytalk.render.renderer import Renderer, crop_landmarks
 from mytalk.types import FrameSpec, MotionJob, MotionResult, PictureJob, PictureResult
 from tests.fakes import FAKE_SPEC, FakeClock, FakeEngine
 from tests.small_actor import LAYOUT, SPEC, fitting_engine, still_poses, write_small_actor

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mytalk.audio.resample import PcmResampler
 from mytalk.errors import BadInput
-from mytalk.resample import PcmResampler
 from mytalk.types import I16
 
 RATES = [8_000, 16_000, 22_050, 24_000, 44_100, 48_000]

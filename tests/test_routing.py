@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from server.config import ConfigError, ServerConfig
-from server.routing import NEXT, Member, State, in_order, owner_of, pause_s, prefix_of, shares
-from server.udp_ports import PORTS_PER_SESSION, parse_ports
+from server.many.routing import NEXT, Member, State, in_order, owner_of, pause_s, prefix_of, shares
+from server.rtc.udp_ports import PORTS_PER_SESSION, parse_ports
 
 
 def members(*sessions: int) -> list[Member]:

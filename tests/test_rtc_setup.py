@@ -11,8 +11,8 @@ import pytest
 from aiortc import RTCPeerConnection
 from aiortc.rtp import RtpPacket
 
-from server import rtc_setup
-from server.rtc_setup import LOOPBACK, take_packets
+from server.rtc import setup as rtc_setup
+from server.rtc.setup import LOOPBACK, take_packets
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ import pytest
 
 from mytalk.errors import BadInput, EngineFailed, MyTalkError
 from mytalk.types import PictureJob, PictureResult
-from server.actors import ActorPool, ActorPreparing, ActorsFull
+from server.actors.pool import ActorPool, ActorPreparing, ActorsFull
+from server.compute.worker import Worker
 from server.metrics import Metrics
-from server.worker import Worker
 from tests.fakes import voice
 from tests.server_fakes import FakeCast, FakeRenderer, calling, running
 

@@ -10,7 +10,6 @@ torch = pytest.importorskip("torch", reason="torch is not installed (make test i
 import onnxruntime  # noqa: E402
 
 from export.onnx import export_appearance, round_to_half  # noqa: E402
-from mytalk.compose import hidden_mask  # noqa: E402
 from mytalk.landmarks.warp import fine_shape  # noqa: E402
 from mytalk.models.autoencoder import AutoencoderConfig  # noqa: E402
 from mytalk.models.paper_appearance import PaperAppearance  # noqa: E402
@@ -21,6 +20,7 @@ from mytalk.models.serving import (  # noqa: E402
     latent_shape,
     picture_side,
 )
+from mytalk.render.compose import hidden_mask  # noqa: E402
 
 SMALL = AutoencoderConfig(picture=64, width=32, blocks=1, fusion_width=32, fusion_blocks=1)
 

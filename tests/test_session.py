@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
+from mytalk.audio.resample import PcmResampler
 from mytalk.clock import FRAME_S
 from mytalk.config import SessionConfig
 from mytalk.errors import BadInput, EngineFailed, Overloaded, SessionClosed
-from mytalk.resample import PcmResampler
 from mytalk.session import TalkSession
-from mytalk.session_state import TRANSITIONS, Change, State
+from mytalk.session.state import TRANSITIONS, Change, State
 from mytalk.types import I16, AvSlice, MotionJob, MotionResult, PictureJob, PictureResult
 from tests.fakes import FAKE_SPEC, FakeEngine, SessionPump, fake_actor, make_pump, run_job, voice
 

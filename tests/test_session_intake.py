@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from mytalk.audio.live import COMPUTE_S, MIN_JITTER_S
 from mytalk.clock import FRAME_S
 from mytalk.config import SessionConfig
 from mytalk.errors import Overloaded
-from mytalk.live import COMPUTE_S, MIN_JITTER_S
 from mytalk.types import I16, AvSlice
 from tests.fakes import SessionPump, make_pump, voice
 

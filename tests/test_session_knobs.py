@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mytalk.config import SessionConfig
 from mytalk.errors import BadInput
-from mytalk.session_knobs import check_knobs, hop_start, hops_end, needed_delay_s
+from mytalk.session.knobs import check_knobs, hop_start, hops_end, needed_delay_s
 from mytalk.types import MotionJob
 from tests.fakes import FAKE_SPEC, make_pump, voice
 from tests.test_session_plan import jobs_of, recording_pump

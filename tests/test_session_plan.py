@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from mytalk.audio.resample import PcmResampler
+from mytalk.audio.speech import LogMelState, log_mel
 from mytalk.config import SessionConfig
 from mytalk.errors import BadInput, EngineFailed
 from mytalk.motion import hop_noise, mel_context
-from mytalk.resample import PcmResampler
 from mytalk.session import TalkSession
-from mytalk.session_plan import PictureTrack
-from mytalk.session_rest import closing_weights
-from mytalk.speech import LogMelState, log_mel
+from mytalk.session.plan import PictureTrack
+from mytalk.session.rest import closing_weights
 from mytalk.types import F32, I16, FrameSpec, MotionJob, MotionResult
 from tests.fakes import FAKE_SPEC, FakeClock, FakeEngine, SessionPump, fake_actor, make_pump, run_job, voice
 

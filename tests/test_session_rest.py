@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mytalk.config import SessionConfig
-from mytalk.session_rest import Hush, Rest, closing_weights
+from mytalk.session.rest import Hush, Rest, closing_weights
 from mytalk.types import F32, I16
 from tests.fakes import SessionPump, make_pump, voice
 

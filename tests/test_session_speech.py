@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mytalk.config import SessionConfig
-from mytalk.session_rest import Hush
-from mytalk.session_speech import SampleQueue, UtteranceSpeech
+from mytalk.session.rest import Hush
+from mytalk.session.speech import SampleQueue, UtteranceSpeech
 from tests.fakes import FAKE_SPEC, voice
 
 

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mytalk.errors import BadInput, EngineFailed, Overloaded
-from server.actors import ActorPool
+from server.actors.pool import ActorPool
+from server.compute.worker import Worker
 from server.config import ServerConfig
 from server.metrics import Metrics
 from server.sessions import NoSuchSession, Sessions, TooManySessions
 from server.signalling import Offer
-from server.worker import Worker
 from tests.server_fakes import FakeCast, FakeRenderer
 from tests.test_peer import an_offer
 

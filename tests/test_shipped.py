@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mytalk.actor import list_actors, load_actor
+from mytalk.actors.actor import list_actors, load_actor
 from mytalk.engines import default_bundle, load_engine
-from mytalk.renderer import check_fit
+from mytalk.render.renderer import check_fit
 
 ROOT = Path(__file__).parents[1]
 MAX_BYTES = 40_000_000

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mytalk.speech import HOP, MELS, SILENCE, WINDOW, LogMelState, log_mel
+from mytalk.audio.speech import HOP, MELS, SILENCE, WINDOW, LogMelState, log_mel
 from mytalk.types import F32
 
 

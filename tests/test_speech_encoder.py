@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mytalk.audio.speech import LogMelState, log_mel
+from mytalk.audio.speech_encoder import FixedContextEncoder, LogMelEncoder, encode_all
 from mytalk.clock import ANALYSIS_RATE
 from mytalk.errors import BadInput
-from mytalk.speech import LogMelState, log_mel
-from mytalk.speech_encoder import FixedContextEncoder, LogMelEncoder, encode_all
 
 HOP, FRAME, LEFT, RIGHT = 3, 8, 20, 10
 

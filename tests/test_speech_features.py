@@ -11,11 +11,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
 pytest.importorskip("transformers", reason="transformers is not installed (the train extra)")
 
+from mytalk.audio.speech_encoder import encode_all  # noqa: E402
 from mytalk.clock import ANALYSIS_RATE  # noqa: E402
 from mytalk.errors import BadInput  # noqa: E402
-from mytalk.media import read_speech  # noqa: E402
 from mytalk.models.wav2vec2 import Wav2Vec2Config  # noqa: E402
-from mytalk.speech_encoder import encode_all  # noqa: E402
+from mytalk.video.media import read_speech  # noqa: E402
 from tests.small_wav2vec2 import save_small  # noqa: E402
 from training.prepare_video import Report  # noqa: E402
 from training.speech_features import features_of, load_encoder, moved, write_features  # noqa: E402

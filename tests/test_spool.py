@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mytalk.errors import BadInput
-from mytalk.spool import Spool
+from mytalk.video.spool import Spool
 
 
 @pytest.fixture

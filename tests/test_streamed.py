@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mytalk.audio.speech import SILENCE
 from mytalk.engines import default_bundle, load_engine
 from mytalk.landmarks.layout import load_layout
-from mytalk.speech import SILENCE
 from training.silence import silence_figures
 from training.streamed import Stream, opening, predicted_opening, stream_motion
 

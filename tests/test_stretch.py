@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mytalk.stretch import HALF, Stretcher, shorten
+from mytalk.audio.stretch import HALF, Stretcher, shorten
 from mytalk.types import I16
 from tests.fakes import voice
 

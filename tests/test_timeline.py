@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mytalk.media import probe_video
-from mytalk.timeline import Timeline, pictures_back_and_forth, source_frame, timeline
+from mytalk.dubbing.timeline import Timeline, pictures_back_and_forth, source_frame, timeline
+from mytalk.video.media import probe_video
 from tests.small_actor import RATE, frame_number, small_pictures, write_video
 
 
@@ -55,7 +55,7 @@ def test_one_picture_and_time_stamps_that_stand_still() -> None:
 def test_pictures_back_and_forth_come_in_that_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int
 ) -> None:
-    monkeypatch.setattr("mytalk.timeline.BACKWARD_BYTES", 5 * 64 * 48 * 3 // 2)  # five pictures
+    monkeypatch.setattr("mytalk.dubbing.timeline.BACKWARD_BYTES", 5 * 64 * 48 * 3 // 2)  # five pictures
     video = write_video(tmp_path / "a.mp4", small_pictures(40, 64, 48))
     count = 2 * frames + 13
     stamps = np.arange(frames) / 25

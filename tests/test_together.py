@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mytalk.actor import add_decoder, load_actor
+from mytalk.actors.actor import add_decoder, load_actor
+from mytalk.actors.tuned import TunedDecoder, TuningFigures
 from mytalk.engines import default_bundle, load_engine
 from mytalk.engines.engine import Engine
-from mytalk.renderer import Renderer
-from mytalk.together import execute_together, rows_of
-from mytalk.tuned import TunedDecoder, TuningFigures
+from mytalk.render.renderer import Renderer
+from mytalk.render.together import execute_together, rows_of
 from mytalk.types import FrameSpec, MotionJob, PictureJob, PictureResult
 from tests.fakes import FakeClock
 from tests.small_actor import fitting_engine, write_small_actor

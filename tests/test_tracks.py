@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import MediaStreamError
 
-from server.tracks import AUDIO_QUEUE, VIDEO_QUEUE, AudioOut, DropOldest, VideoOut
+from server.rtc.tracks import AUDIO_QUEUE, VIDEO_QUEUE, AudioOut, DropOldest, VideoOut
 
 
 async def test_drop_oldest_keeps_the_newest_and_counts() -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mytalk.actor import load_actor
+from mytalk.actors.actor import load_actor
 from mytalk.clock import FRAME_S
 from mytalk.config import SessionConfig
 from mytalk.engines import default_bundle, load_engine
 from mytalk.engines.engine import Engine
-from mytalk.media import read_speech
 from mytalk.session import TalkSession
 from mytalk.types import F32, I16, U8, ActorView, FrameSpec, MotionJob, PictureResult
+from mytalk.video.media import read_speech
 
 HERE = Path(__file__).parent
 PACKET = 960

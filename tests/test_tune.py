@@ -10,12 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
 
-from mytalk.actor import load_actor  # noqa: E402
+from mytalk.actors.actor import load_actor  # noqa: E402
+from mytalk.actors.tuned import TunedDecoder  # noqa: E402
 from mytalk.engines import load_engine  # noqa: E402
 from mytalk.engines.bundle import read_manifest  # noqa: E402
 from mytalk.engines.torch import load_modules  # noqa: E402
 from mytalk.errors import BadInput, MyTalkError  # noqa: E402
-from mytalk.tuned import TunedDecoder  # noqa: E402
 from training import tune  # noqa: E402
 from training.tune import PARTS, Tail, TuneRun, adapt, prove  # noqa: E402
 from training.tune_data import Person, person_of_actor  # noqa: E402

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
 
-from mytalk.actor import load_actor
+from mytalk.actors.actor import load_actor
 from mytalk.landmarks.layout import load_layout
 from mytalk.types import LipReferences
 from training.appearance_data import AppearanceDraw

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mytalk.actors.tuned import BASE, MOST_BYTES, TunedDecoder, TuningFigures, read_tuned, write_tuned
 from mytalk.errors import BadInput
-from mytalk.tuned import BASE, MOST_BYTES, TunedDecoder, TuningFigures, read_tuned, write_tuned
 
 
 def some_weights() -> dict[str, np.ndarray]:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mytalk import tuning
 from mytalk.__main__ import main
-from mytalk.actor import load_actor
-from mytalk.actor_make import ActorSource, make_actor
-from mytalk.tuned import TunedDecoder, Tuning, TuningFigures
+from mytalk.actors import tuning
+from mytalk.actors.actor import load_actor
+from mytalk.actors.make import ActorSource, make_actor
+from mytalk.actors.tuned import TunedDecoder, Tuning, TuningFigures
 from tests.small_actor import TALKING_FACE, write_small_actor
 
 FIGURES = TuningFigures(100, 24.0, 27.0)

@@ -9,9 +9,9 @@ import aioice
 import pytest
 import uvloop
 
-from server import rtc_setup
 from server.config import ConfigError, from_mapping, parse
-from server.udp_ports import PortRange, loop_with_ports, parse_ports
+from server.rtc import setup as rtc_setup
+from server.rtc.udp_ports import PortRange, loop_with_ports, parse_ports
 
 BASES = [asyncio.SelectorEventLoop, uvloop.Loop]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mytalk.errors import BadInput
+from server.actors.upload_config import UploadConfig
 from server.config import ConfigError, ServerConfig, parse
-from server.upload_config import UploadConfig
 
 
 def test_a_table_and_flags_over_it(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mytalk.errors import BadInput
-from server.making import MakeFailed
-from server.upload_config import UploadConfig
-from server.uploads import STAGING, _told_as_full_disk, read_fields, safe_filename
+from server.actors.making import MakeFailed
+from server.actors.upload_config import UploadConfig
+from server.actors.uploads import STAGING, _told_as_full_disk, read_fields, safe_filename
 from tests.server_fakes import running
 
 CONSENT = "the person shown agreed"

@@ -12,9 +12,9 @@ from aiortc.codecs.h264 import h264_depayload
 from aiortc.codecs.vpx import vp8_depayload
 
 from mytalk.types import U8
-from server import video_encoder
-from server.idle_reel import KEY_EVERY, IdleReel
-from server.video_encoder import (
+from server.rtc import video_encoder
+from server.rtc.idle_reel import KEY_EVERY, IdleReel
+from server.rtc.video_encoder import (
     VP8,
     H264Encoder,
     OutPicture,

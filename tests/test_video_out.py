@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mytalk.errors import BadInput
-from mytalk.media import VideoInfo, probe_video, read_frames
-from mytalk.picture import Picture, planes
-from mytalk.video_out import VideoWriter
+from mytalk.video.media import VideoInfo, probe_video, read_frames
+from mytalk.video.out import VideoWriter
+from mytalk.video.picture import Picture, planes
 from tests.small_actor import small_pictures
 
 

@@ -11,11 +11,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
 pytest.importorskip("transformers", reason="transformers is not installed (the train extra)")
 
+from mytalk.audio.speech_encoder import encode_all  # noqa: E402
 from mytalk.errors import BadInput  # noqa: E402
 from mytalk.models.feature_audio import FeatureAudioEncoder  # noqa: E402
 from mytalk.models.motion_config import MotionConfig  # noqa: E402
 from mytalk.models.wav2vec2 import Wav2Vec2Config, load_wav2vec2  # noqa: E402
-from mytalk.speech_encoder import encode_all  # noqa: E402
 from tests.small_wav2vec2 import save_small  # noqa: E402
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from mytalk.errors import SessionClosed
 from mytalk.types import FrameSpec, PictureJob, PictureResult
-from server.worker import DevicePlan, Worker
+from server.compute.worker import DevicePlan, Worker
 
 
 class Asker:

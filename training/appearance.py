@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mytalk.compose import hidden_mask
 from mytalk.errors import BadInput
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import CROP
@@ -28,6 +27,7 @@ from mytalk.models.autoencoder import REFERENCE_COUNTS, AutoencoderConfig, Resne
 from mytalk.models.checkpoint import load_checkpoint
 from mytalk.models.paper_appearance import PaperAppearance
 from mytalk.models.sizes import ModelSize, build_appearance, build_discriminator, load_size
+from mytalk.render.compose import hidden_mask
 from mytalk.types import U8
 from training.appearance_data import WHOLE, WINDOW, AppearanceBatch, AppearanceBatches, AppearanceDraw
 from training.checkpoints import data_id

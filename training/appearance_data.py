@@ -11,7 +11,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mytalk.compose import hidden_mask
 from mytalk.errors import BadInput
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import Layout
@@ -19,6 +18,7 @@ from mytalk.landmarks.normalise import CROP
 from mytalk.landmarks.warp import FLOW_STRIDE as STRIDE
 from mytalk.landmarks.warp import WINDOW_COLUMNS, WINDOW_ROWS, flow_shape, reference_flows
 from mytalk.models.warping import REFERENCES
+from mytalk.render.compose import hidden_mask
 from mytalk.types import F32
 from training.data import HELD_OUT_TAIL, Clip, crop_points
 from training.looks import Looks, look

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mytalk.actors.faces import REFERENCE_QUANTILES
 from mytalk.errors import BadInput, MyTalkError
-from mytalk.faces import REFERENCE_QUANTILES
 from training.data import Clip, crop_points, is_validation, list_clips
 
 PARTS = ("references", "reference_points", "faces", "face_points")

@@ -13,14 +13,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from mytalk.actors.faces import track_face
 from mytalk.clock import FPS
 from mytalk.errors import BadInput
-from mytalk.faces import track_face
 from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import lift
-from mytalk.media import probe_video
-from mytalk.spool import Spool
 from mytalk.types import F32
+from mytalk.video.media import probe_video
+from mytalk.video.spool import Spool
 from training.tracks import Track
 
 NO_LANDMARKS = "no_landmarks"

@@ -21,12 +21,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from mytalk.actors.tuned import Tuning
 from mytalk.engines import default_bundle, load_engine
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput, MyTalkError
-from mytalk.media import probe_video, read_at_rate
-from mytalk.tuned import Tuning
 from mytalk.types import F32, U8
+from mytalk.video.media import probe_video, read_at_rate
 from training.cases import Case, find_output, read_cases
 from training.evaluate_clip import (
     KEYS,

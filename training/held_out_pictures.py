@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mytalk.compose import hidden_mask
 from mytalk.landmarks.layout import load_layout
 from mytalk.models.paper_appearance import PaperAppearance
 from mytalk.models.sizes import build_appearance
+from mytalk.render.compose import hidden_mask
 from mytalk.types import U8
 from training.appearance import AppearanceObjective, sized
 from training.appearance_data import WHOLE, WINDOW, AppearanceBatches, AppearanceDraw

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mytalk.audio.speech import MEL_FRAMES_PER_FRAME
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import mouth_opening
 from mytalk.models.motion_config import AUDIO_PER_FRAME
 from mytalk.models.sizes import ModelSize
-from mytalk.speech import MEL_FRAMES_PER_FRAME
 
 NAMES = ("synthetic__a_0001", "synthetic__b_0002", "synthetic__c_0007")  # the last one is held out
 MELS = 80

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from mytalk.compose import hidden_mask, paste_mask
+from mytalk.render.compose import hidden_mask, paste_mask
 from mytalk.types import F32, U8
 
 SSIM_BATCH = 16  # pictures at a time

@@ -13,12 +13,12 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from mytalk.audio.speech import MEL_FRAMES_PER_FRAME, SILENCE
 from mytalk.errors import BadInput
 from mytalk.landmarks.layout import Layout, load_layout
 from mytalk.landmarks.normalise import upper_displacement
 from mytalk.models.motion_config import AUDIO_PER_FRAME, MEL_PER_AUDIO_FRAME, MotionConfig
 from mytalk.models.sizes import ModelSize
-from mytalk.speech import MEL_FRAMES_PER_FRAME, SILENCE
 from mytalk.types import F32
 from training.data import HELD_OUT_TAIL, Clip, is_validation, list_clips
 from training.sources import SourceDraw

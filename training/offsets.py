@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mytalk.audio.speech import MEL_FRAMES_PER_FRAME, SILENCE
 from mytalk.clock import FPS
-from mytalk.speech import MEL_FRAMES_PER_FRAME, SILENCE
 from mytalk.types import F32
 
 STEP_MS = 10  # of the lags tried; one log-mel frame

@@ -14,17 +14,17 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from mytalk.actors.follow import FaceChoice
+from mytalk.audio.speech import MEL_FRAMES_PER_FRAME, SILENCE, LogMelState, log_mel
 from mytalk.clock import ANALYSIS_RATE, FPS
-from mytalk.compose import crop
 from mytalk.engines import load_engine
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput
-from mytalk.follow import FaceChoice
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import crop_matrices
-from mytalk.media import probe_video, read_at_rate, read_speech
-from mytalk.speech import MEL_FRAMES_PER_FRAME, SILENCE, LogMelState, log_mel
+from mytalk.render.compose import crop
 from mytalk.types import F32, U8
+from mytalk.video.media import probe_video, read_at_rate, read_speech
 from training.companions import follow_companion
 from training.offsets import lag_curve, loudness
 from training.streamed import predicted_opening

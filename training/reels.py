@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mytalk.audio.speech import MEL_FRAMES_PER_FRAME, SILENCE, LogMelState, log_mel
 from mytalk.clock import ANALYSIS_RATE, FPS
-from mytalk.compose import crop
 from mytalk.errors import BadInput
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import (
@@ -22,10 +22,10 @@ from mytalk.landmarks.normalise import (
     to_canonical,
     upper_displacement,
 )
-from mytalk.media import read_at_rate, read_speech
-from mytalk.picture import Picture
-from mytalk.speech import MEL_FRAMES_PER_FRAME, SILENCE, LogMelState, log_mel
+from mytalk.render.compose import crop
 from mytalk.types import F32, U8, LipReferences
+from mytalk.video.media import read_at_rate, read_speech
+from mytalk.video.picture import Picture
 from training.networks import ARCFACE_POINTS, FACE_PX, SYNC_PX
 from training.tracks import RATE, Track, detect, follow
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mytalk.compose import crop, paste
-from mytalk.dub import RENDER_BATCH, dub
+from mytalk.actors.tuned import Tuning
+from mytalk.dubbing.dub import RENDER_BATCH, dub
 from mytalk.engines.engine import Engine
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import frame_to_crop
-from mytalk.media import read_at_rate
-from mytalk.renderer import decode_landmarks, lip_source
-from mytalk.tuned import Tuning
+from mytalk.render.compose import crop, paste
+from mytalk.render.renderer import decode_landmarks, lip_source
 from mytalk.types import U8
+from mytalk.video.media import read_at_rate
 from training.reels import Source
 from training.tracks import RATE
 

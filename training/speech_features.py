@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from mytalk.audio.speech_encoder import FixedContextEncoder, encode_all
 from mytalk.clock import ANALYSIS_RATE, ANALYSIS_SAMPLES_PER_FRAME, FPS
 from mytalk.errors import BadInput
-from mytalk.media import read_speech
 from mytalk.models.wav2vec2 import Wav2Vec2Config, load_wav2vec2
-from mytalk.speech_encoder import FixedContextEncoder, encode_all
 from mytalk.types import F32
+from mytalk.video.media import read_speech
 from training.prepare_video import Report, write_atomically
 
 RECORD = "speech.json"  # which model the features of a folder are of

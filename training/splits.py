@@ -17,7 +17,7 @@ import numpy as np
 
 from mytalk.clock import FPS
 from mytalk.errors import BadInput, MyTalkError
-from mytalk.media import probe_video
+from mytalk.video.media import probe_video
 from training.data import SPLITS, Clip, default_split, list_clips
 from training.prepare_video import write_atomically
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mytalk.audio.speech import MELS
 from mytalk.engines.engine import Engine
 from mytalk.landmarks.layout import load_layout
 from mytalk.motion import hop_noise, mel_context
-from mytalk.speech import MELS
 from mytalk.types import F32, MotionJob
 
 PREFIX_FRAMES = 4  # idle frames that an utterance starts from

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mytalk.actors.covered import MouthWatch
+from mytalk.actors.faces import FaceTrack, pick_references, track_face
+from mytalk.actors.follow import FaceChoice, find_face
 from mytalk.clock import FPS
-from mytalk.covered import MouthWatch
 from mytalk.errors import BadInput
-from mytalk.faces import FaceTrack, pick_references, track_face
-from mytalk.follow import FaceChoice, find_face
 from mytalk.landmarks.detect import POINTS
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import Poses, from_canonical
-from mytalk.media import frames_at_rate
-from mytalk.picture import Picture
-from mytalk.spool import Spool
 from mytalk.types import F32
+from mytalk.video.media import frames_at_rate
+from mytalk.video.picture import Picture
+from mytalk.video.spool import Spool
 
 RATE = Fraction(FPS)
 

@@ -22,20 +22,20 @@ import torch
 from torch import Tensor, nn
 
 from export.parity import LIMITS, REFERENCE
-from mytalk.actor import Actor
-from mytalk.actor_make import LONGEST_PART_S
+from mytalk.actors.actor import Actor
+from mytalk.actors.follow import FaceChoice
+from mytalk.actors.make import LONGEST_PART_S
+from mytalk.actors.tuned import TunedDecoder, Tuner, Tuning, TuningFigures
 from mytalk.engines import ENGINES, load_engine
 from mytalk.engines.bundle import read_manifest
 from mytalk.engines.engine import Engine
 from mytalk.engines.initialisers import FLOAT_DECODER, Graph
 from mytalk.engines.torch import load_modules
 from mytalk.errors import EngineFailed, MyTalkError
-from mytalk.follow import FaceChoice
 from mytalk.landmarks.layout import load_layout
 from mytalk.models.appearance import AppearanceModel
 from mytalk.models.streaming import AppearanceDecoder
-from mytalk.renderer import Drawn, draw, lip_source
-from mytalk.tuned import TunedDecoder, Tuner, Tuning, TuningFigures
+from mytalk.render.renderer import Drawn, draw, lip_source
 from mytalk.types import F32, U8, LipReferences
 from training.appearance import reconstruction_loss, texture_loss
 from training.appearance_data import AppearanceBatch, AppearanceDraw

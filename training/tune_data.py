@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mytalk.actor import Actor
+from mytalk.actors.actor import Actor
+from mytalk.actors.follow import FaceChoice
 from mytalk.clock import FPS
-from mytalk.compose import crop, face_part, hidden_mask
 from mytalk.errors import BadInput
-from mytalk.follow import FaceChoice
 from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import crop_matrices, frame_to_crop, from_canonical, mouth_opening
-from mytalk.media import frames_at_rate, probe_video
-from mytalk.picture import Picture
+from mytalk.render.compose import crop, face_part, hidden_mask
 from mytalk.types import F32, U8, LipReferences
+from mytalk.video.media import frames_at_rate, probe_video
+from mytalk.video.picture import Picture
 from training.appearance_data import WINDOW, AppearanceBatches, AppearanceDraw
 from training.data import Clip
 from training.reels import Source

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mytalk.actors.tuned import TunedDecoder
 from mytalk.engines.graphs import Arrays, GraphRunner
-from mytalk.tuned import TunedDecoder
 
 BUCKETS = (1, 2, 4, 8, 16)
 CARD_BATCH = 8  # pictures of one call on a card, which is hardly busier with eight than with one

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mytalk.actors.tuned import TunedDecoder
 from mytalk.engines.buckets import CARD_BATCH
 from mytalk.engines.bundle import first_line
 from mytalk.errors import EngineFailed
-from mytalk.tuned import TunedDecoder
 
 logger = logging.getLogger(__name__)
 WARM_CALLS = 3  # before recording: libraries choose kernels and allocate in their first calls

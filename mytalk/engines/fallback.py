@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TypeVar
 
+from mytalk.actors.tuned import TunedDecoder
 from mytalk.engines.engine import Engine
 from mytalk.errors import BadInput, EngineFailed
-from mytalk.tuned import TunedDecoder
 from mytalk.types import F32, U8, MotionJob, MotionResult, MotionState
 
 logger = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mytalk.actors.tuned import TunedDecoder
+from mytalk.audio.speech import MEL_FRAMES_PER_FRAME, MELS
 from mytalk.engines.bundle import Memory, motion_graph
 from mytalk.engines.engine import EngineSpec
 from mytalk.engines.lockstep import Computation, run_in_lockstep
 from mytalk.errors import EngineFailed
-from mytalk.speech import MEL_FRAMES_PER_FRAME, MELS
-from mytalk.tuned import TunedDecoder
 from mytalk.types import F32, U8, MotionJob, MotionResult, MotionState
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mytalk.actors.tuned import TunedDecoder
 from mytalk.engines.bundle import INT8_DECODER
 from mytalk.errors import EngineFailed
-from mytalk.tuned import TunedDecoder
 from mytalk.types import F32
 
 GRAPH, NODE, INITIALIZER = 7, 1, 5

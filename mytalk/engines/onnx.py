@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from mytalk.actors.tuned import TunedDecoder
 from mytalk.engines.buckets import BUCKETS, CARD_BATCH, BucketRunner
 from mytalk.engines.bundle import (
     HALF_DECODER,
@@ -28,7 +29,6 @@ from mytalk.engines.bundle import (
 from mytalk.engines.graphs import Arrays, GraphEngine
 from mytalk.engines.initialisers import tuned_file
 from mytalk.errors import EngineFailed
-from mytalk.tuned import TunedDecoder
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 GPU_COMMAND = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu==1.31.*"  # both share one folder

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import openvino
 
+from mytalk.actors.tuned import TunedDecoder
 from mytalk.engines.bundle import (
     INT8_DECODER,
     first_line,
@@ -25,7 +26,6 @@ from mytalk.engines.graphs import Arrays, GraphEngine
 from mytalk.engines.initialisers import tuned_file
 from mytalk.engines.survey import survey
 from mytalk.errors import EngineFailed
-from mytalk.tuned import TunedDecoder
 
 
 class _Requests:

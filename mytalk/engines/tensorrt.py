@@ -14,6 +14,7 @@ import tensorrt
 import torch
 import torch_tensorrt
 
+from mytalk.actors.tuned import TunedDecoder
 from mytalk.engines.buckets import BucketRunner
 from mytalk.engines.built import build_missing, engine_folder
 from mytalk.engines.bundle import first_line, read_manifest, sizes
@@ -21,7 +22,6 @@ from mytalk.engines.cuda import CudaRunner, need_card
 from mytalk.engines.graphs import GraphEngine
 from mytalk.engines.torch import decoder_example, halving, inputs_of, modules_on_card, with_weights
 from mytalk.errors import EngineFailed
-from mytalk.tuned import TunedDecoder
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "tensorrt"
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
-from mytalk.compose import hidden_mask
+from mytalk.actors.tuned import TunedDecoder
 from mytalk.engines.buckets import BucketRunner
 from mytalk.engines.bundle import first_line, motion_graph, read_manifest, sizes
 from mytalk.engines.cuda import CudaRunner, need_card
@@ -30,7 +30,7 @@ from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmar
 from mytalk.models.motion import MotionConfig, MotionModel
 from mytalk.models.serving import appearance_from, decoder_of, encoders_of, latent_shape
 from mytalk.models.streaming import StreamingHop
-from mytalk.tuned import TunedDecoder
+from mytalk.render.compose import hidden_mask
 
 REFERENCES = 3  # lip references of an actor
 Prepare = Callable[[torch.nn.Module], Callable[..., Any]]

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from mytalk.audio.speech_encoder import FixedContextEncoder
 from mytalk.clock import ANALYSIS_RATE
 from mytalk.errors import BadInput
 from mytalk.models.feature_audio import FeatureAudioEncoder
 from mytalk.models.motion_config import AUDIO_PER_FRAME
-from mytalk.speech_encoder import FixedContextEncoder
 from mytalk.types import F32
 
 SAMPLES_PER_FRAME = 320  # 50 Hz

@@ -1,0 +1,1 @@
+"""Actor packages: made from a video, checked, loaded, tuned to one person."""

@@ -1,0 +1,1 @@
+"""Video + speech → video."""

@@ -1,0 +1,1 @@
+"""Landmarks → pictures of an actor, for one session or several together."""

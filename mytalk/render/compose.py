@@ -1,0 +1,203 @@
+"""Face crop, the fixed mask of what speech moves, and pasting a rendered crop back into its frame."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from mytalk.errors import BadInput
+from mytalk.landmarks.normalise import CROP, CROP_CENTRE, CROP_SIDE, Real
+from mytalk.types import F32, U8
+from mytalk.video.picture import Box, Picture
+
+# Outline of the mask in canonical units (x, y): from just below the nose to the neck under a fully dropped
+# jaw. It hangs on the rigid upper face and never on the mouth that it must hide (design section 5).
+MASK_OUTLINE = (
+    (-0.30, 0.77),
+    (0.30, 0.77),
+    (0.62, 0.86),
+    (0.80, 1.08),
+    (0.80, 1.42),
+    (0.70, 1.80),
+    (0.50, 2.08),
+    (0.20, 2.17),
+    (-0.20, 2.17),
+    (-0.50, 2.08),
+    (-0.70, 1.80),
+    (-0.80, 1.42),
+    (-0.80, 1.08),
+    (-0.62, 0.86),
+)
+FEATHER_PX = 5.0  # crop pixels, inside the mask
+TURN_FROM_DEG, TURN_FULL_DEG = 12.0, 22.0  # between them the mask draws back to the edge of the face
+EDGE_ROW_PX = 8  # crop pixels: rows in which the edge of a turned face is looked for
+EDGE_PX = 3.0  # crop pixels over which the mask ends there, on either side
+PART_MARGIN_PX = 4  # around the crop, for interpolation
+
+
+@cache
+def hidden_mask() -> F32:
+    """What the encoders may not see of the current frame: float32 [256, 256], 1 inside the outline."""
+    scale, oversample = CROP / CROP_SIDE, 4
+    image = Image.new("L", (CROP * oversample, CROP * oversample))
+    outline = [
+        (
+            ((x - CROP_CENTRE[0]) * scale + CROP / 2) * oversample,
+            ((y - CROP_CENTRE[1]) * scale + CROP / 2) * oversample,
+        )
+        for x, y in MASK_OUTLINE
+    ]
+    ImageDraw.Draw(image).polygon(outline, fill=255)
+    small = np.asarray(image.resize((CROP, CROP), Image.Resampling.BOX), np.float32) / 255
+    return (small > 0).astype(np.float32)
+
+
+@cache
+def paste_mask() -> U8:
+    """Blend weight of the rendered crop: uint8 [256, 256], 0 outside the outline, feathered inside it."""
+    inside = Image.fromarray((hidden_mask() * 255).astype(np.uint8))
+    margin = 2 * round(FEATHER_PX) + 1
+    # Eroding first keeps the blurred edge wholly inside the hidden region.
+    soft = inside.filter(ImageFilter.MinFilter(margin)).filter(ImageFilter.GaussianBlur(FEATHER_PX / 2))
+    weight = np.asarray(soft, np.uint8).copy()
+    weight[hidden_mask() == 0] = 0
+    return weight
+
+
+@cache
+def paste_box() -> tuple[slice, slice]:
+    """Rows and columns of a rendered crop that ``paste`` looks at."""
+    rows, columns = np.nonzero(paste_mask())
+    margin = 2  # bilinear sampling reaches one pixel beyond the mask
+    return (
+        slice(max(0, int(rows.min()) - margin), int(rows.max()) + 1 + margin),
+        slice(max(0, int(columns.min()) - margin), int(columns.max()) + 1 + margin),
+    )
+
+
+def _check_picture(picture: U8, name: str) -> None:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise BadInput(f"{name} must be uint8 [H, W, 3], not {picture.dtype} {picture.shape}")
+
+
+def crop(frame: U8, matrix: F32) -> U8:
+    """Cut the face crop uint8 [256, 256, 3] out of a frame uint8 [H, W, 3].
+
+    matrix: float32 [2, 3], crop pixel → frame pixel (``landmarks.normalise.crop_matrices``). Where the frame
+    is finer than the crop it is sampled more densely and averaged, so that detail does not alias. Beyond the
+    frame its edge goes on: black there would be taken for something dark under the chin.
+    """
+    _check_picture(frame, "frame")
+    density = max(1, min(8, int(np.ceil(float(np.hypot(matrix[0, 0], matrix[1, 0])) - 0.1))))
+    frame, place = _extended(frame, matrix.astype(np.float64))
+    fine = place @ np.diag([1 / density, 1 / density, 1.0])
+    size = (CROP * density, CROP * density)
+    image = Image.fromarray(frame).transform(
+        size, Image.Transform.AFFINE, tuple(fine.ravel()), Image.Resampling.BICUBIC
+    )
+    return np.asarray(image.reduce(density) if density > 1 else image, np.uint8)
+
+
+def _extended(frame: U8, matrix: Real) -> tuple[U8, Real]:
+    """The frame with its edges repeated as far as the crop reaches, and the crop's matrix in it."""
+    corners = np.array([(x, y, 1) for x in (0, CROP) for y in (0, CROP)]) @ matrix.T
+    size = np.array((frame.shape[1], frame.shape[0]))
+    # No further than a crop is wide: one that lies quite outside the frame shows nothing anyway.
+    reach = np.ceil(np.ptp(corners, axis=0)).astype(int) + PART_MARGIN_PX
+    before = np.clip(np.ceil(-corners.min(axis=0)).astype(int) + PART_MARGIN_PX, 0, reach)
+    after = np.clip(np.ceil(corners.max(axis=0) - size).astype(int) + PART_MARGIN_PX, 0, reach)
+    if not before.any() and not after.any():
+        return frame, matrix
+    moved = matrix.copy()
+    moved[:, 2] += before
+    margins = ((before[1], after[1]), (before[0], after[0]), (0, 0))
+    return np.pad(frame, margins, mode="edge"), moved
+
+
+def face_part(picture: Picture, matrix: F32) -> tuple[Box, U8, F32] | None:
+    """The part of a picture that the face crop needs: its box, RGB of it, and the crop's matrix within it.
+
+    matrix: float32 [2, 3], crop pixel → pixel as coded. None where the crop lies outside the picture.
+    """
+    corners = np.array([(x, y, 1) for x in (0, CROP) for y in (0, CROP)]) @ matrix.T
+    low, high = corners.min(axis=0) - PART_MARGIN_PX, corners.max(axis=0) + PART_MARGIN_PX
+    box = picture.aligned((float(low[0]), float(low[1]), float(high[0]), float(high[1])))
+    if box[2] <= box[0] or box[3] <= box[1]:
+        return None
+    inner = matrix.copy()
+    inner[:, 2] -= box[:2]
+    return box, picture.rgb(box), inner
+
+
+def side_weight(points: F32, turn_deg: float) -> F32 | None:
+    """What of the mask lies on a turned face and not beside it: 0..1, float32 [256, 256]; None: all of it.
+
+    points: float32 [K, 2], the frame's own landmarks in crop pixels. turn_deg: angle between face and camera.
+    On the far side the mask ends with the face; what is behind it there, no reference shows.
+    """
+    turned = min(1.0, (turn_deg - TURN_FROM_DEG) / (TURN_FULL_DEG - TURN_FROM_DEG))
+    if turned <= 0:
+        return None
+    middle = float(np.median(points[:, 0]))
+    right = points[:, 0].max() - middle < middle - points[:, 0].min()  # the far side is the narrow one
+    x = points[:, 0] if right else -points[:, 0]
+    rows = np.round(points[:, 1] / EDGE_ROW_PX).astype(int)
+    levels = np.unique(rows)
+    edge = [x[rows == level].max() for level in levels]
+    across = np.arange(CROP) + 0.5
+    far = np.interp(across, levels * EDGE_ROW_PX, edge)[:, None]
+    inside = np.clip((far + EDGE_PX - (across if right else -across)) / (2 * EDGE_PX), 0, 1)
+    return np.asarray(1 - turned * (1 - inside), np.float32)
+
+
+def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0, side: F32 | None = None) -> U8:
+    """A copy of ``frame`` uint8 [H, W, 3], the rendered crop uint8 [256, 256, 3] blended in under the mask.
+
+    strength: 0..1, how much of the rendered crop shows; side: see ``side_weight``. Pixels outside the
+    mask are the frame's own, exactly.
+    """
+    _check_picture(frame, "frame")
+    _check_picture(rendered, "rendered")
+    height, width = frame.shape[:2]
+    spread = _paste_corners() @ matrix.T.astype(np.float64)
+    left, top = np.maximum(np.floor(spread.min(axis=0)).astype(int), 0)
+    right, bottom = np.minimum(np.ceil(spread.max(axis=0)).astype(int), (width, height))
+    out = frame.copy()
+    if right <= left or bottom <= top:
+        return out
+    back = np.linalg.inv(np.vstack([matrix.astype(np.float64), (0.0, 0.0, 1.0)]))
+    back[:2, 2] += back[:2, :2] @ np.array((left, top), np.float64)
+    layer = Image.fromarray(rendered)
+    weight = _paste_weight(strength)
+    layer.putalpha(weight if side is None else Image.fromarray((np.asarray(weight) * side).astype(np.uint8)))
+    layer = layer.transform(
+        (right - left, bottom - top),
+        Image.Transform.AFFINE,
+        tuple(back[:2].ravel()),
+        Image.Resampling.BILINEAR,
+    )
+    region = Image.fromarray(np.ascontiguousarray(out[top:bottom, left:right]))
+    region.paste(layer.convert("RGB"), (0, 0), layer.getchannel("A"))
+    out[top:bottom, left:right] = np.asarray(region)
+    return out
+
+
+@cache
+def _paste_corners() -> Real:
+    """Corners of what ``paste`` changes, float64 [4, 3]: (x, y, 1) in crop pixels."""
+    rows, columns = np.nonzero(paste_mask())
+    return np.array(
+        [
+            (x, y, 1.0)
+            for x in (columns.min() - 1, columns.max() + 2)
+            for y in (rows.min() - 1, rows.max() + 2)
+        ]
+    )
+
+
+@lru_cache(maxsize=8)
+def _paste_weight(strength: float) -> Image.Image:
+    """``paste_mask`` times a strength, as an image; never written to."""
+    return Image.fromarray(paste_mask() if strength >= 1 else (paste_mask() * strength).astype(np.uint8))

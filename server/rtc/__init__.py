@@ -1,0 +1,1 @@
+"""Calls: peers, tracks, receiving speech, encoding pictures."""
