@@ -92,7 +92,7 @@ def test_it_stops_when_the_tail_gets_no_better_and_when_time_is_up(small_bundle,
 
 def test_a_loss_that_is_not_finite_is_an_error(small_bundle, person, monkeypatch):
     # not by weights that are not finite: torch's grid_sample crashes on those
-    monkeypatch.setattr(tune, "texture_loss", lambda out, _: out.mean() * float("nan"))
+    monkeypatch.setattr(tune, "texture_loss", lambda out, *_: out.mean() * float("nan"))
     with pytest.raises(MyTalkError, match="not finite; nothing was written"):
         adapt(small_bundle, person, small_run())
 

@@ -11,6 +11,7 @@ import argparse
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from training.journal import Journal
 from training.launch import launch, run_parser, tell, with_arguments
 from training.settings import Runner, load_settings
 from training.task import Described, Losses, Modules, Network
+from training.texture import texture_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,12 @@ class AppearanceLoss:
     kl_weight, adversarial_weight: 1e-6 and 0.5 in the paper. adversarial_start: the step at which the
     discriminator begins. adversarial_patch: side of the square around the mouth that it judges; 0: all.
     critic_learning_rate: its own, constant. gradient_weight: ours, of horizontal and vertical differences.
-    texture_weight: ours, of the amount of detail (``texture_loss``).
+    texture_weight: ours, of the amount of detail (``training.texture``).
     """
 
     kl_weight: float = 1e-6
     gradient_weight: float = 0.3
-    texture_weight: float = 2.0
+    texture_weight: float = 1.0
     adversarial_weight: float = 0.5
     adversarial_start: int = 20_000
     adversarial_patch: int = 96
@@ -87,8 +89,20 @@ def _kl(moments: tuple[Tensor, Tensor]) -> Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean()
 
 
+class Painting(NamedTuple):
+    """What a batch gives: pictures float32 [C·K, 3, H, W], and the KL penalty of the latents, a scalar.
+
+    rewarded: the same pictures, with gradients only for what was taken from the references
+    (``training.texture``).
+    """
+
+    pictures: Tensor
+    rewarded: Tensor
+    penalty: Tensor
+
+
 class AppearanceObjective(nn.Module):
-    """A batch → pictures float32 [C·K, 3, H, W] and the KL penalty of the latents, a scalar."""
+    """A batch → ``Painting``."""
 
     def __init__(self, model: AppearanceModel | PaperAppearance) -> None:
         super().__init__()
@@ -97,7 +111,7 @@ class AppearanceObjective(nn.Module):
     def _drawn(self, moments: tuple[Tensor, Tensor]) -> Tensor:
         return _sample(moments) if self.training else moments[0]
 
-    def forward(self, batch: AppearanceBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: AppearanceBatch) -> Painting:
         """Reconstruct the targets from posterior samples; in evaluation mode from means, as it serves."""
         model, repeat = self.model, len(batch.targets) // len(batch.references)
         references = batch.references
@@ -112,8 +126,10 @@ class AppearanceObjective(nn.Module):
         penalty = _kl(lips) + _kl(face)
         if isinstance(model, PaperAppearance):
             motion = model.encode_landmarks(images)
-            return model.decode_latents(latents, self._drawn(motion)).float(), penalty + _kl(motion)
-        return model.decode(images, latents, repeated, batch.flows).float(), penalty
+            whole = model.decode_latents(latents, self._drawn(motion)).float()
+            return Painting(whole, whole, penalty + _kl(motion))
+        taken, painted = (part.float() for part in model.decode_parts(images, latents, repeated, batch.flows))
+        return Painting(taken + painted, taken + painted.detach(), penalty)
 
 
 def mouth_patches(pictures: Tensor, mouths: Tensor, size: int) -> Tensor:
@@ -136,21 +152,6 @@ def reconstruction_loss(out: Tensor, batch: AppearanceBatch, gradient_weight: fl
     across = (error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]
     down = (error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]
     return loss + gradient_weight * (across.mean() + down.mean())
-
-
-def texture_loss(out: Tensor, batch: AppearanceBatch) -> Tensor:
-    """How much the local amount of detail differs: mean gradient energy of 8×8 pixels, ours against the true.
-
-    L1 alone would rather average skin and teeth of several references than show the grain of one.
-    """
-    amounts = []
-    for pictures in (out, batch.targets):
-        grey = pictures.mean(dim=1, keepdim=True)
-        across = (grey[..., :-1, 1:] - grey[..., :-1, :-1]).abs()
-        down = (grey[..., 1:, :-1] - grey[..., :-1, :-1]).abs()
-        amounts.append(F.avg_pool2d(across + down, 8, 4))
-    weight = F.avg_pool2d(batch.weights[..., :-1, :-1], 8, 4)
-    return ((amounts[0] - amounts[1]).abs() * weight).mean()
 
 
 def sheet(batch: AppearanceBatch, out: Tensor) -> U8:
@@ -202,9 +203,9 @@ class AppearanceTask:
     def losses(self, modules: Modules, batch: AppearanceBatch, step: int) -> Losses:
         """The paper's Eq. 9; hinge losses for the discriminator's part once it has started."""
         settings = self.run.loss
-        out, kl = modules["model"](batch)
+        out, rewarded, kl = modules["model"](batch)
         fidelity = reconstruction_loss(out, batch, settings.gradient_weight)
-        texture = texture_loss(out, batch)
+        texture = texture_loss(out, rewarded, batch.targets, batch.weights)
         total = fidelity + settings.texture_weight * texture + settings.kl_weight * kl
         totals, figures = {}, {"reconstruction": fidelity, "texture": texture, "kl": kl}
         if self.critic is not None and step >= settings.adversarial_start:
@@ -234,7 +235,7 @@ class AppearanceTask:
 
     def show(self, modules: Modules, batch: AppearanceBatch, journal: Journal, step: int) -> None:
         """The last batch, painted."""
-        journal.picture(step, "sheet", sheet(batch, modules["model"](batch)[0]))
+        journal.picture(step, "sheet", sheet(batch, modules["model"](batch).pictures))
 
 
 def sized(name: str, references: str) -> ModelSize:

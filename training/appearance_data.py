@@ -49,6 +49,7 @@ class AppearanceDraw:
     clips, targets: clips of one batch and process, and pictures of each.
     sources, other_sources: how often each source is drawn (``training.sources``); empty: every clip alike.
     neighbour_frames: references are further than this from every target.
+    by_opening_share: share of targets that are drawn the oftener the wider the mouth is open.
     posed_references_share: share of references picked by mouth opening, as for an actor; the rest at random.
     landmark_shift_px, landmark_noise_px: how unsure landmarks are, of a whole face and of each point.
     crop_jitter_px: most that a picture lies off its crop, across and down. flip: mirror half. looks: what the
@@ -61,6 +62,7 @@ class AppearanceDraw:
     sources: dict[str, float] = field(default_factory=dict)
     other_sources: float = 1.0
     neighbour_frames: int = 5
+    by_opening_share: float = 0.5
     posed_references_share: float = 0.6
     landmark_shift_px: float = 0.4
     landmark_noise_px: float = 0.25
@@ -115,11 +117,11 @@ class AppearanceBatches:
         """Indices into the crops: targets [K], references [3] away from the targets' neighbours."""
         settings, usable = self.settings, self._usable(clip)
         picked, opening = self.arrays[clip.name]["picked"], self.arrays[clip.name]["opening"]
-        # Open mouths are rarer than closed ones and harder: half of the targets are drawn by opening.
+        # Open mouths are rarer than closed ones and harder.
         weight = 0.02 + np.clip(opening[picked[usable]], 0, 0.3)
         by_opening = random.choice(usable, settings.targets, p=weight / weight.sum())
         uniform = random.choice(usable, settings.targets)
-        targets = np.where(random.random(settings.targets) < 0.5, by_opening, uniform)
+        targets = np.where(random.random(settings.targets) < settings.by_opening_share, by_opening, uniform)
         distance = np.abs(picked[usable][:, None] - picked[targets][None]).min(axis=1)
         far = usable[distance > settings.neighbour_frames]
         if len(far) < REFERENCES:

@@ -37,7 +37,7 @@ from mytalk.models.appearance import AppearanceModel
 from mytalk.models.streaming import AppearanceDecoder
 from mytalk.render.renderer import Drawn, draw, lip_source
 from mytalk.types import F32, U8, LipReferences
-from training.appearance import reconstruction_loss, texture_loss
+from training.appearance import reconstruction_loss
 from training.appearance_data import AppearanceBatch, AppearanceDraw
 from training.average import Average
 from training.feed import Feed
@@ -45,6 +45,7 @@ from training.looks import Looks
 from training.metrics_picture import composite, lip_mask, psnr_db
 from training.runner import computes_in_bf16
 from training.settings import Runner, learning_rate
+from training.texture import texture_loss
 from training.tune_data import OwnBatches, Person, person_of_actor, person_of_video
 
 Progress = Callable[[str, int, int], None]  # (stage, done, in all)
@@ -80,7 +81,7 @@ class TuneRun:
         )
     )
     gradient_weight: float = 0.3
-    texture_weight: float = 2.0
+    texture_weight: float = 1.0
     own_share: float = 0.7
     minutes: float = 8.0
     check_steps: int = 50
@@ -146,9 +147,13 @@ class DecoderObjective(nn.Module):
         with torch.no_grad():
             lips = model.encode_lips(batch.references)[0].repeat_interleave(repeat, 0)
             latents = model.latent(lips, model.encode_face(targets)[0], references)
-        out = model.decode(images, latents, references, batch.flows).float()
+        taken, painted = (
+            part.float() for part in model.decode_parts(images, latents, references, batch.flows)
+        )
+        out, rewarded = taken + painted, taken + painted.detach()
         loss = reconstruction_loss(out, batch, self.run.gradient_weight)
-        return loss + self.run.texture_weight * texture_loss(out, batch)
+        texture = texture_loss(out, rewarded, targets, batch.weights)
+        return loss + self.run.texture_weight * texture
 
 
 class _Adaptation:

@@ -147,13 +147,18 @@ class Decoder(nn.Module):
         with torch.no_grad():
             self.out.conv.weight.mul_(0.1)  # the first pictures are the references' pixels
 
-    def forward(self, latents: Tensor, base: Tensor, references: Tensor, flows: Tensor) -> Tensor:
-        """Decode the window; base [B, 3, 160, 176] is the latents' own, for the rest see ``Warp``."""
+    def forward(
+        self, latents: Tensor, base: Tensor, references: Tensor, flows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What is taken from the references, and what is painted on it, [B, 3, 160, 176] each.
+
+        base [B, 3, 160, 176] is the latents' own, for the rest see ``Warp``.
+        """
         shallow = self.stem(latents)
         joined = self.join(F.relu(shallow + self.up(self.middle(self.down(shallow)))))
         taken = self.warp(joined, base, references, flows)
         fine = self.up_fine(joined) + self.base_fine(taken)
-        return taken + self.out(self.fine(F.relu(fine)))
+        return taken, self.out(self.fine(F.relu(fine)))
 
 
 class AppearanceModel(nn.Module):
@@ -197,6 +202,13 @@ class AppearanceModel(nn.Module):
         lip references [B, 3, 3, 160, 176], 0..1, or the fine ones that ``Warp`` looks things up in. flows: of
         ``reference_flows``, [B, 3, 2, 36, 36].
         """
+        taken, painted = self.decode_parts(landmark_images, latents, references, flows)
+        return taken + painted
+
+    def decode_parts(
+        self, landmark_images: Tensor, latents: Tensor, references: Tensor, flows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The two parts that ``decode`` adds: what is taken from the references, what is painted on it."""
         z_lm = self.landmark_encoder(landmark_images)
         base = F.pixel_shuffle(latents[:, self.config.app :], STRIDE)
         return self.decoder(
