@@ -107,15 +107,17 @@ async def pushed(options: CallOptions, seconds: float, sessions: int) -> dict[st
     count = max(6, round(seconds / 3))
     utterance = click_train(PUSH_S, [0.0])
 
-    async def one(call: Call) -> tuple[list[float], int]:
+    async def one(call: Call) -> tuple[list[float], list[float], int]:
         await call.first_picture()
         starts = []
         for i in range(count):
             starts.append(await call.push(utterance))
             # uneven, so that the pushes fall on every phase of the 40 ms picture
             await call.run(PUSH_EVERY_S + 0.4 * ((i * 0.6180339887) % 1.0))
-        times_ms, pairing = delays(starts, [p.arrived_s for p in call.observed.pictures if p.flash])
-        return times_ms, count - len(pairing.pairs)
+        flashes = [p for p in call.observed.pictures if p.flash]
+        times_ms, pairing = delays(starts, [p.arrived_s for p in flashes])
+        sent_ms = [1000 * (flashes[f].sent_s - starts[s]) for s, f in pairing.pairs]
+        return times_ms, sent_ms, count - len(pairing.pairs)
 
     async with AsyncExitStack() as stack:
         calls = []
@@ -123,11 +125,12 @@ async def pushed(options: CallOptions, seconds: float, sessions: int) -> dict[st
             calls.append(await stack.enter_async_context(Call(options)))
             await asyncio.sleep(STAGGER_S)
         results = await asyncio.gather(*(one(call) for call in calls))
-    raw = [ms for times_ms, _ in results for ms in times_ms]
+    raw = [ms for times_ms, _, _ in results for ms in times_ms]
     return {
         "push_to_first_picture_ms": percentiles(raw),
+        "push_to_sent_ms": percentiles([ms for _, sent_ms, _ in results for ms in sent_ms]),
         "pushes": count * sessions,
-        "pushes_missed": sum(missed for _, missed in results),
+        "pushes_missed": sum(missed for _, _, missed in results),
         "raw_push_to_first_picture_ms": rounded(raw),
     }
 
@@ -187,8 +190,10 @@ def show(report: dict[str, Any], console: Console) -> None:
     for column in ("", "p50", "p95", "p99"):
         table.add_column(column, justify="left" if not column else "right")
     rows = {
-        "audio → picture (ms)": "audio_to_picture_ms",
-        "push → first picture (ms)": "push_to_first_picture_ms",
+        "audio → picture decoded (ms)": "audio_to_picture_ms",
+        "audio → picture sent (ms)": "audio_to_sent_ms",
+        "push → first picture decoded (ms)": "push_to_first_picture_ms",
+        "push → first picture sent (ms)": "push_to_sent_ms",
     }
     windows = {label: report[key] for label, key in rows.items()}
     windows |= {f"  {name} (ms)": value for name, value in (report["stages_ms"] or {}).items()}

@@ -30,9 +30,13 @@ KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class CallFigures:
-    """One live call. delays_ms: click captured → flash arrived; missed: clicks without a flash."""
+    """One live call. delays_ms: click captured → flash decoded; missed: clicks without a flash.
+
+    sent_ms: click captured → first packet of the flash received.
+    """
 
     delays_ms: tuple[float, ...]
+    sent_ms: tuple[float, ...]
     missed: int
     fps: float
     frames: int
@@ -55,8 +59,10 @@ def call_figures(call: Call, clicks_s: Sequence[float]) -> CallFigures:
         [call.clocks["video"].ntp_s(f.media_s) for f in flashes],
         [call.clocks["audio"].ntp_s(c.media_s) for c in seen.clicks],
     )
+    sent_ms = [1000 * (flashes[f].sent_s - clicks_s[c]) for c, f in pairing.pairs]
     return CallFigures(
         tuple(times_ms),
+        tuple(sent_ms),
         len(clicks_s) - len(pairing.pairs),
         shown.fps,
         shown.frames,
@@ -75,6 +81,7 @@ def live_summary(calls: Sequence[CallFigures]) -> dict[str, Any]:
     spoken = sum(s.get("speech_slices", 0) for s in last) or sum(c.frames for c in calls)
     return {
         "audio_to_picture_ms": percentiles([ms for c in calls for ms in c.delays_ms]),
+        "audio_to_sent_ms": percentiles([ms for c in calls for ms in c.sent_ms]),
         "slack_ms": merge_windows([s["slack_ms"] for c in calls for s in c.stats if s.get("slack_ms")]),
         "stages_ms": merge_stages([s.get("stages_ms") or {} for c in calls for s in c.stats]),
         "fps": min((c.fps for c in calls), default=0.0),

@@ -13,6 +13,7 @@ class SessionConfig:
     """How a ``TalkSession`` trades delay against smoothness; frames are 40 ms.
 
     hop_frames: frames that one motion job finishes; lookahead_frames: provisional frames after them.
+    live_hop_frames: hop_frames of live speech, which waits for a hop to be spoken; pushed speech does not.
     steps: diffusion steps of a hop, one of the engine's; 0 = its default.
     live_delay_s: a live microphone's sample leaves at least this long after it came in. More where hop and
         lookahead need more, with what jitter and compute were measured to take.
@@ -40,6 +41,7 @@ class SessionConfig:
     """
 
     hop_frames: int = 2
+    live_hop_frames: int = 1
     lookahead_frames: int = 1
     steps: int = 0
     live_delay_s: float = 0.1
@@ -49,7 +51,7 @@ class SessionConfig:
     quiet_peak: float = 0.01
     rest_after_frames: int = 10
     rest_opening: float = 0.03
-    pushed_start_s: float = 0.12
+    pushed_start_s: float = 0.04
     start_wait_s: float = 1.0
     push_buffer_s: float = 120.0
     push_stall_s: float = 1.0
@@ -71,10 +73,25 @@ class SessionConfig:
             _check_number(field.name, value, low, high, whole=field.type == "int")
         if self.tail_frames < self.close_frames:
             raise BadInput("tail_frames must not be less than close_frames", "bad_config")
-        if self.ahead_frames < 2 * self.hop_frames:
-            raise BadInput("ahead_frames must be at least twice hop_frames", "bad_config")
+        if self.ahead_frames < 2 * max(self.hop_frames, self.live_hop_frames):
+            raise BadInput("ahead_frames must be at least twice hop_frames and live_hop_frames", "bad_config")
         if self.live_backlog_s < self.live_delay_s + self.live_slack_s:
             raise BadInput("live_backlog_s must be at least live_delay_s + live_slack_s", "bad_config")
+
+    @property
+    def for_live(self) -> SessionConfig:
+        """The same with the hop of live speech."""
+        return replace(self, hop_frames=self.live_hop_frames)
+
+    def turned(self, hop: int | None, lookahead: int | None, steps: int | None) -> SessionConfig:
+        """With what is not None. A hop that is asked for is that of live and of pushed speech."""
+        return replace(
+            self,
+            hop_frames=self.hop_frames if hop is None else hop,
+            live_hop_frames=self.live_hop_frames if hop is None else hop,
+            lookahead_frames=self.lookahead_frames if lookahead is None else lookahead,
+            steps=self.steps if steps is None else steps,
+        )
 
     def with_hop(self, factor: int, most_tokens: int) -> SessionConfig:
         """The same with ``factor`` times the hop, unless the engine or ``ahead_frames`` cannot take it."""
@@ -94,6 +111,7 @@ class SessionConfig:
 
 _RANGES: dict[str, tuple[float, float]] = {
     "hop_frames": (1, 250),
+    "live_hop_frames": (1, 250),
     "lookahead_frames": (0, 250),
     "steps": (0, 50),
     "live_delay_s": (0.04, 5.0),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mytalk.config import SessionConfig
 from mytalk.errors import MyTalkError, Overloaded
 from mytalk.session import TalkSession
 from server.actors.cast import SharedRenderer
@@ -142,7 +140,7 @@ class Sessions:
             renderer.view,
             self._actors.cast.spec,
             renderer.initial_state(),
-            _config_for(self._config.session, offer),
+            self._config.session.turned(offer.hop, offer.lookahead, offer.steps),
             seed=secrets.randbits(62),
             now=self._clock(),
         )
@@ -205,11 +203,3 @@ class Sessions:
             for task in late:
                 task.cancel()
                 logger.warning("%s did not end in time", task.get_name())
-
-
-def _config_for(config: SessionConfig, offer: Offer) -> SessionConfig:
-    """The server's settings with the offer's hop, lookahead and steps; raises ``BadInput``."""
-    hop = config.hop_frames if offer.hop is None else offer.hop
-    lookahead = config.lookahead_frames if offer.lookahead is None else offer.lookahead
-    steps = config.steps if offer.steps is None else offer.steps
-    return dataclasses.replace(config, hop_frames=hop, lookahead_frames=lookahead, steps=steps)

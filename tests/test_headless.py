@@ -165,6 +165,17 @@ def test_a_picture_leaves_with_its_last_packet() -> None:
     assert (unit.data, unit.timestamp, buffer.first_timestamp) == (b"ab", 9000, 9000)
 
 
+def test_a_unit_came_when_its_first_packet_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([5.0, 6.0])
+    monkeypatch.setattr("clients.headless.receive.time.monotonic", lambda: next(times))
+    buffer = PromptJitterBuffer(is_video=True)
+    buffer.add(Packet(1, 9000, b"a"))
+    buffer.add(Packet(2, 9000, b"b", marker=1))
+    buffer.add(Packet(3, 12_600, b"c", marker=1))
+    clock = SenderClock("video", buffer)
+    assert (clock.came_s(0.0), clock.came_s(0.04), clock.came_s(0.08)) == (5.0, 6.0, None)
+
+
 def test_a_picture_with_a_hole_waits_for_the_missing_packet() -> None:
     buffer = PromptJitterBuffer(is_video=True)
     assert buffer.add(Packet(10, 0, b"a", marker=1))[1] is not None

@@ -27,6 +27,7 @@ ISSUE_KEYS = [
 def figures(**changes: object) -> CallFigures:
     given: dict[str, object] = {
         "delays_ms": (300.0, 310.0),
+        "sent_ms": (290.0, 302.0),
         "missed": 1,
         "fps": 25.0,
         "frames": 500,
@@ -56,6 +57,7 @@ def test_live_summary_counts_repeated_and_missing_pictures_as_late() -> None:
     assert summary["late_frames_pct"] == pytest.approx(100 * (3 + 3 + 2) / 800)
     assert summary["fps"] == 24.0, "the slowest session counts"
     assert (summary["clicks"], summary["clicks_missed"]) == (6, 2)
+    assert summary["audio_to_sent_ms"]["p50"] == pytest.approx(296.0, abs=6.1)
     assert summary["av_skew_ms"] == 6.0
     assert summary["av_skew_rtcp_ms"] is None
     assert summary["frame_size"] == [512, 512]

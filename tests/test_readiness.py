@@ -31,7 +31,7 @@ def test_it_follows_the_slow_pictures_of_ten_seconds() -> None:
 
 def call(job_s: float) -> tuple[int, float]:
     """A minute's call at a machine with such jobs: late pictures in its second half, the delay at its end."""
-    pump = make_pump(SessionConfig(), job_s=job_s)
+    pump = make_pump(SessionConfig(live_hop_frames=2), job_s=job_s)
     speech = np.tile(voice(2.0)[:48_000], 60)
     late = []
     for packet in np.split(speech, range(1920, len(speech), 1920)):

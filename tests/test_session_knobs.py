@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mytalk.config import SessionConfig
 from mytalk.errors import BadInput
-from mytalk.session.knobs import check_knobs, hop_start, hops_end, needed_delay_s
+from mytalk.session.knobs import Knobs, check_knobs, hop_start, hops_end, needed_delay_s
 from mytalk.types import MotionJob
 from tests.fakes import FAKE_SPEC, make_pump, voice
 from tests.test_session_plan import jobs_of, recording_pump
@@ -102,3 +102,13 @@ def test_hops_are_counted_from_their_border() -> None:
     assert [hops_end(3, frames, 2) for frames in (3, 4, 5, 8)] == [3, 5, 5, 9]
     with pytest.raises(BadInput, match="steps must be one of 1, 2, 4"):
         check_knobs(replace(SessionConfig(), steps=3), FAKE_SPEC)
+
+
+def test_a_hop_that_is_asked_for_is_that_of_live_and_of_pushed_speech() -> None:
+    knobs = Knobs(SessionConfig(), FAKE_SPEC)
+    assert (knobs.live.hop_frames, knobs.pushed.hop_frames, knobs.as_dict()["hop"]) == (1, 2, 1)
+    asked = knobs.turned(3, None, None)
+    assert (asked.live.hop_frames, asked.pushed.hop_frames, asked.as_dict()["hop"]) == (3, 3, 3)
+    assert knobs.turned(None, 2, 4).live == SessionConfig(lookahead_frames=2, steps=4).for_live
+    with pytest.raises(BadInput, match="must not exceed"):
+        Knobs(SessionConfig(live_hop_frames=5, lookahead_frames=4), FAKE_SPEC)

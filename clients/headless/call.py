@@ -61,11 +61,15 @@ class CallOptions:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A decoded picture: media time and arrival (monotonic), seconds; flash: a flash starts with it."""
+    """A decoded picture: media time and arrival (monotonic), seconds; flash: a flash starts with it.
+
+    sent_s: arrival of its first packet, which the server sent as soon as the picture was encoded.
+    """
 
     media_s: float
     arrived_s: float
     flash: bool
+    sent_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,9 +304,9 @@ class Call:
                 luma = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[
                     : frame.height, : frame.width
                 ]
-                self.observed.pictures.append(
-                    Seen(float(frame.pts * frame.time_base), now, flashes.feed(luma))
-                )
+                media_s = float(frame.pts * frame.time_base)
+                sent_s = self.clocks["video"].came_s(media_s) or now
+                self.observed.pictures.append(Seen(media_s, now, flashes.feed(luma), sent_s))
                 self.observed.size = (frame.width, frame.height)
                 self._first_picture.set()
                 if self._recorder is not None:

@@ -7,6 +7,7 @@ of its own, so both buffers are replaced by prompt ones. Their names are private
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.rtp import RtcpSrPacket
 
 NTP_FRACTION = 1 << 32
+KEPT_UNITS = 512  # of which it is known when their first packet came
 CLOCK_RATE_HZ = {"audio": 48_000, "video": 90_000}
 
 
@@ -28,15 +30,24 @@ class PromptJitterBuffer(JitterBuffer):  # type: ignore[misc]
     def __init__(self, is_video: bool) -> None:
         super().__init__(capacity=512 if is_video else 16, is_video=is_video)
         self.first_timestamp: int | None = None  # RTP time of the unit that got pts 0
+        self._came_s: dict[int, float] = {}  # RTP time → arrival of its first packet, monotonic; oldest first
 
     def add(self, packet: Any) -> tuple[bool, JitterFrame | None]:
         """Store a packet; returns (ask for a key picture, a complete unit or None)."""
+        if packet.timestamp not in self._came_s:
+            self._came_s[packet.timestamp] = time.monotonic()
+            if len(self._came_s) > KEPT_UNITS:
+                del self._came_s[next(iter(self._came_s))]
         lost, unit = super().add(packet)
         if unit is None and (packet.marker or not self._is_video):
             unit = self._take_complete(packet)
         if unit is not None and self.first_timestamp is None:
             self.first_timestamp = unit.timestamp
         return lost, unit
+
+    def came_s(self, ticks: int) -> float | None:
+        """When the first packet of the unit with this pts came, monotonic; None: that was long ago."""
+        return self._came_s.get(((self.first_timestamp or 0) + ticks) & 0xFFFFFFFF)
 
     def _take_complete(self, last: Any) -> JitterFrame | None:
         if self._origin is None:
@@ -68,6 +79,10 @@ class SenderClock:
             ticks -= 1 << 32
         self._offsets_s.append(ntp_timestamp / NTP_FRACTION - ticks / self.rate_hz)
         del self._offsets_s[:-64]
+
+    def came_s(self, pts_s: float) -> float | None:
+        """When the first packet of a unit came (monotonic seconds), by its media time; None: long ago."""
+        return self._buffer.came_s(round(pts_s * self.rate_hz))
 
     def ntp_s(self, pts_s: float) -> float | None:
         """Sender's NTP time of a media time (seconds since the stream's first unit); None before any report.

@@ -4,7 +4,7 @@
 const POSITIONS = [
   { name: "Fastest", hop: 1, lookahead: 0 },
   { name: "Fast", hop: 1, lookahead: 1 },
-  { name: "Balanced", hop: 2, lookahead: 1 },
+  { name: "Smooth", hop: 2, lookahead: 1 },
   { name: "Smoothest", hop: 2, lookahead: 2 },
 ];
 const FRAME_MS = 40;
@@ -55,7 +55,7 @@ export class Knob {
   /** No call: nothing holds. */
   rest() {
     this.held = null;
-    const at = this.wish ? indexOf(this.wish) : indexOf({ hop: 2, lookahead: 1 });
+    const at = this.wish ? indexOf(this.wish) : indexOf({ hop: 1, lookahead: 1 });
     this.slider.value = at;
     this.name();
     this.say(this.wish ? `${POSITIONS[at].name}, from the next call on` : SERVERS_OWN);

@@ -13,7 +13,7 @@ from mytalk.motion import analysis_samples_needed
 
 def check_knobs(config: SessionConfig, spec: EngineSpec) -> None:
     """Raise ``BadInput`` unless the engine can run a session like this."""
-    tokens = config.hop_frames + config.lookahead_frames
+    tokens = max(config.hop_frames, config.live_hop_frames) + config.lookahead_frames
     if tokens > spec.tokens or config.known_frames > spec.tokens:
         raise BadInput(
             f"hop + lookahead ({tokens}) and known_frames ({config.known_frames}) must not exceed"
@@ -29,12 +29,12 @@ def check_knobs(config: SessionConfig, spec: EngineSpec) -> None:
 class Knobs:
     """A session's settings as they stand, and what overload takes away from them.
 
-    live: as asked for; live speech always gets it. hop_factor: pushed utterances that begin later make
-    motion for so many times more frames at once, if the engine can; live ones have no time for it.
-    picture_every: one picture of so many frames is made. fewest_steps: of those that the engine has.
+    asked: the settings as asked for. hop_factor: pushed utterances that begin later make motion for so many
+    times more frames at once, if the engine can; live ones have no time for it. picture_every: one picture
+    of so many frames is made. fewest_steps: of those that the engine has.
     """
 
-    live: SessionConfig
+    asked: SessionConfig
     spec: EngineSpec
     hop_factor: int = 1
     picture_every: int = 1
@@ -42,33 +42,31 @@ class Knobs:
 
     def __post_init__(self) -> None:
         """Raise ``BadInput`` for what the engine cannot run."""
-        check_knobs(self.live, self.spec)
+        check_knobs(self.asked, self.spec)
         if min(self.hop_factor, self.picture_every) < 1:
             raise BadInput("hop_factor and picture_every must be at least 1", "bad_config")
 
     @property
+    def live(self) -> SessionConfig:
+        """Settings of live utterances."""
+        return self.asked.for_live
+
+    @property
     def pushed(self) -> SessionConfig:
         """Settings of pushed utterances that begin now."""
-        return self.live.with_hop(self.hop_factor, self.spec.tokens)
+        return self.asked.with_hop(self.hop_factor, self.spec.tokens)
 
     @property
     def steps(self) -> int:
         """Diffusion steps of the next hop."""
-        return self.spec.step_counts[0] if self.fewest_steps else self.live.steps or self.spec.steps
+        return self.spec.step_counts[0] if self.fewest_steps else self.asked.steps or self.spec.steps
 
     def turned(self, hop: int | None, lookahead: int | None, steps: int | None) -> Knobs:
         """With other settings, where they are not None (steps 0: the engine's default)."""
-        old = self.live
-        live = replace(
-            old,
-            hop_frames=old.hop_frames if hop is None else hop,
-            lookahead_frames=old.lookahead_frames if lookahead is None else lookahead,
-            steps=old.steps if steps is None else steps,
-        )
-        return replace(self, live=live)
+        return replace(self, asked=self.asked.turned(hop, lookahead, steps))
 
     def as_dict(self) -> dict[str, int]:
-        """What was asked for."""
+        """What holds for live speech, whose delay it is."""
         live = self.live
         return {
             "hop": live.hop_frames,

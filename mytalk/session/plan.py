@@ -200,6 +200,11 @@ class Utterance:
             self._rest.configure(wanted)
 
     @property
+    def hop_frames(self) -> int:
+        """Frames of the next hop."""
+        return self._config.hop_frames
+
+    @property
     def total_frames(self) -> int | None:
         """Frames with the tail, whole hops (so that hops never depend on arrival); None while open."""
         if not self.speech.ended:

@@ -157,7 +157,7 @@ class TalkSession:
 
     @property
     def _config(self) -> SessionConfig:
-        return self._knobs.live
+        return self._knobs.asked
 
     def close(self) -> None:
         """Let go of everything; idempotent. Nothing comes out afterwards."""
@@ -173,12 +173,14 @@ class TalkSession:
         """The next job to run, or None: nothing to do, or one is in flight already."""
         if self._flight is not None or self._state is State.CLOSED:
             return None
-        closing = None if self._closing is None else self._picture_flight(self._closing)
+        closing = (
+            None if self._closing is None else self._picture_flight(self._closing, self._config.hop_frames)
+        )
         self._flight = closing or self._speech_flight()
         return None if self._flight is None else self._flight.job
 
-    def _picture_flight(self, owner: Utterance | Closing) -> Flight | None:
-        frames = owner.track.next_wanted(self._config.hop_frames)
+    def _picture_flight(self, owner: Utterance | Closing, most: int) -> Flight | None:
+        frames = owner.track.next_wanted(most)
         if not frames:
             return None
         return Flight(PictureJob(self._generation, owner.track.shows(frames)), owner, frames)
@@ -192,7 +194,7 @@ class TalkSession:
                 if utterance.start_at is None:
                     return None
                 set_anchor(utterance, previous, self._closing, self._stage)
-            flight = self._picture_flight(utterance)
+            flight = self._picture_flight(utterance, utterance.hop_frames)
             if flight is not None:
                 return flight
             hopeless = self._stage.late_run >= self._config.max_late_frames
@@ -202,14 +204,14 @@ class TalkSession:
                 self._tell("skipped", detail=f"motion was behind and skipped {skipped} frames")
             utterance.take_knobs()
             while not utterance.all_planned:
-                fits = ahead + self._config.hop_frames <= self._config.ahead_frames
+                fits = ahead + utterance.hop_frames <= self._config.ahead_frames
                 if not fits or not utterance.can_plan(utterance.next_motion):
-                    return self._picture_flight(utterance)
+                    return self._picture_flight(utterance, utterance.hop_frames)
                 if not utterance.rest_hop():
                     job = utterance.motion_job(self._generation, self._seed, self._knobs.steps)
                     return Flight(job, utterance, ())
-                ahead += self._config.hop_frames
-            flight = self._picture_flight(utterance)  # of a mouth that closes to rest
+                ahead += utterance.hop_frames
+            flight = self._picture_flight(utterance, utterance.hop_frames)  # of a mouth that closes to rest
             if flight is not None:
                 return flight
             previous = utterance
