@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from mytalk.audio.speech import HOP, MEL_FRAMES_PER_FRAME, MELS, SILENCE
@@ -36,9 +38,16 @@ def analysis_samples_needed(end_frame: int, spec: EngineSpec) -> int:
 
 def hop_noise(seed: int, utterance: int, first_frame: int, count: int, channels: int) -> F32:
     """Standard normal noise float32 [count, channels], a function of (seed, utterance, frame) alone."""
-    rows = []
-    for frame in range(first_frame, first_frame + count):
-        key = np.array([seed & 0xFFFFFFFFFFFFFFFF, (utterance << 32 | frame) & 0xFFFFFFFFFFFFFFFF], np.uint64)
-        generator = np.random.Generator(np.random.Philox(key=key))
-        rows.append(generator.standard_normal(channels, dtype=np.float32))
-    return np.stack(rows) if rows else np.zeros((0, channels), np.float32)
+    if count == 0:
+        return np.zeros((0, channels), np.float32)
+    frames = range(first_frame, first_frame + count)
+    return np.stack([_frame_noise(seed, utterance, frame, channels) for frame in frames])
+
+
+# A frame is in several hops' tokens, and making a generator costs fifty times its numbers.
+@lru_cache(maxsize=1024)
+def _frame_noise(seed: int, utterance: int, frame: int, channels: int) -> F32:
+    key = np.array([seed & 0xFFFFFFFFFFFFFFFF, (utterance << 32 | frame) & 0xFFFFFFFFFFFFFFFF], np.uint64)
+    noise = np.random.Generator(np.random.Philox(key=key)).standard_normal(channels, dtype=np.float32)
+    noise.flags.writeable = False
+    return noise
