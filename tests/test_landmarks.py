@@ -234,11 +234,22 @@ def unit_pose() -> Poses:
 
 
 def test_drawing_is_the_sum_of_the_samples_as_gaussians() -> None:
-    """What it does, written plainly: the quick form in use gives the same bits."""
+    """What it does, written plainly: the form in use leaves out what is too far away to be seen."""
     points = (LAYOUT.template[:, :2] * 100 + 128).astype(np.float32)
     centres = np.arange(256, dtype=np.float32) + 0.5
     for channel, sampler in enumerate(_samplers(LAYOUT)):
         samples = sampler @ points
         profiles = np.exp(-0.5 * np.square((centres - samples[:, :, None]) / SIGMA_PX)).astype(np.float32)
         plain = (1.0 - np.exp(-GAIN * (profiles[:, 1].T @ profiles[:, 0]))).astype(np.float32)
-        np.testing.assert_array_equal(draw_landmarks(points, LAYOUT)[channel], plain)
+        np.testing.assert_allclose(draw_landmarks(points, LAYOUT)[channel], plain, atol=2e-5)
+
+
+@pytest.mark.parametrize("shift", [(-150, 0), (150, 0), (0, -150), (0, 150), (130, 130)])
+def test_a_face_that_leaves_the_crop_is_drawn_where_it_is_in_it(shift) -> None:
+    points = (LAYOUT.template[:, :2] * 100 + 128).astype(np.float32)
+    middle = draw_landmarks(points / 4 + 96, LAYOUT, 1024)  # all of it in the crop, four times as fine
+    moved = draw_landmarks((points + np.array(shift)) / 4 + 96, LAYOUT, 1024)
+    x, y = shift
+    own = moved[:, max(0, y) : 1024 + min(0, y), max(0, x) : 1024 + min(0, x)]
+    same = middle[:, max(0, -y) : 1024 + min(0, -y), max(0, -x) : 1024 + min(0, -x)]
+    np.testing.assert_allclose(own, same, atol=1e-3)

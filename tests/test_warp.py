@@ -3,12 +3,16 @@ from __future__ import annotations
 import numpy as np
 
 from mytalk.landmarks.layout import load_layout
+from mytalk.landmarks.normalise import Real
 from mytalk.landmarks.warp import (
     FLOW_COLUMNS,
     FLOW_ROWS,
     FLOW_STRIDE,
+    SOFTNESS,
+    _control_points,
     fine_windows,
     finer,
+    flow_nodes,
     flow_shape,
     reference_flows,
 )
@@ -62,6 +66,28 @@ def test_each_reference_has_its_own_flow() -> None:
     flows = reference_flows(face(), both, LAYOUT)
     np.testing.assert_allclose(flows[0], np.broadcast_to([[[4.0]], [[0.0]]], flows[0].shape), atol=1e-2)
     np.testing.assert_allclose(flows[1], np.broadcast_to([[[0.0]], [[-6.0]]], flows[1].shape), atol=1e-2)
+
+
+def test_flows_are_radial_basis_functions_in_full_precision() -> None:
+    """What they are, written plainly in float64; near landmarks must not lose digits."""
+    random = np.random.default_rng(1)
+    reference = face() + random.normal(0, 4, face().shape).astype(np.float32)
+    control = _control_points(LAYOUT)
+    points, moved = (each[control].astype(np.float64) / 256 for each in (face(), reference))
+
+    def apart(a: Real, b: Real) -> Real:
+        return np.linalg.norm(a[:, None] - b, axis=-1)
+
+    def affine(a: Real) -> Real:
+        return np.concatenate([np.ones((len(a), 1)), a], axis=1)
+
+    kernel = apart(points, points) - np.eye(len(points)) * SOFTNESS / 256
+    system = np.block([[kernel, affine(points)], [affine(points).T, np.zeros((3, 3))]])
+    weights = np.linalg.solve(system, np.concatenate([(moved - points) * 256, np.zeros((3, 2))]))
+    nodes = flow_nodes() / 256.0
+    plain = apart(nodes, points) @ weights[:-3] + affine(nodes) @ weights[-3:]
+    found = reference_flows(face(), reference[None], LAYOUT)[0]
+    np.testing.assert_allclose(found.reshape(2, -1).T, plain, atol=5e-3)
 
 
 def test_fine_windows_hold_the_pixels_of_the_crop_and_smooth_ones_between() -> None:

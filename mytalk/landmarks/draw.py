@@ -1,7 +1,7 @@
 """Landmarks → landmark image (paper 3.4), sub-pixel, one implementation for training and serving alike.
 
 A contour is sampled densely and every sample is splatted as a small Gaussian. A Gaussian is separable, so
-the picture of all samples of a channel is one matrix product of their vertical and horizontal profiles.
+the picture of some samples is one matrix product of their vertical and horizontal profiles.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from mytalk.types import F32
 CHANNELS = 3
 SIGMA_PX = 1.4
 SPACING_PX = 2.5
+REACH_PX = 7.0  # five sigma: beyond it a sample adds less than a hundred-thousandth
+BAND_ROWS = 32  # drawn at a time; fewer are more calls, more see more samples that do not reach them
 GAIN = 1.8  # before saturation; makes a line's core ~0.9 at the nominal spacing
 
 
@@ -36,6 +38,39 @@ def _samplers(layout: Layout) -> tuple[F32, ...]:
     return tuple(np.stack(channel) for channel in rows)
 
 
+def _profiles(centres: F32, at: F32) -> F32:
+    """Gaussians around ``at`` [M], seen at ``centres`` [n]: float32 [M, n]."""
+    profiles: F32 = np.subtract(centres, at[:, None], dtype=np.float32)
+    np.square(profiles, out=profiles)
+    profiles *= np.float32(-0.5 / SIGMA_PX**2)
+    np.exp(profiles, out=profiles)
+    return profiles
+
+
+def _draw_channel(image: F32, samples: F32, centres: F32) -> None:
+    """Draw samples float32 [M, 2] into a black image [size, size] whose pixels lie at ``centres``.
+
+    Each band of rows sees only the samples within reach of it, which is most of the work saved.
+    """
+    samples = samples[np.argsort(samples[:, 1])]
+    x, y = samples[:, 0], samples[:, 1]
+    left, right = np.searchsorted(centres, (x.min() - REACH_PX, x.max() + REACH_PX))
+    top, bottom = np.searchsorted(centres, (y[0] - REACH_PX, y[-1] + REACH_PX))
+    across = _profiles(centres[left:right], x)
+    for begin in range(top, bottom, BAND_ROWS):
+        rows = centres[begin : min(begin + BAND_ROWS, bottom)]
+        first, last = np.searchsorted(y, (rows[0] - REACH_PX, rows[-1] + REACH_PX))
+        np.matmul(
+            _profiles(rows, y[first:last]).T,
+            across[first:last],
+            out=image[begin : begin + len(rows), left:right],
+        )
+    drawn = image[top:bottom, left:right]
+    drawn *= np.float32(-GAIN)
+    np.exp(drawn, out=drawn)
+    np.subtract(np.float32(1.0), drawn, out=drawn)
+
+
 def draw_landmarks(points: F32, layout: Layout, size: int = CROP) -> F32:
     """Landmark image float32 [3, size, size] in 0..1: outer lips, inner lips, the rest of the face.
 
@@ -43,15 +78,7 @@ def draw_landmarks(points: F32, layout: Layout, size: int = CROP) -> F32:
     nothing. size: pixels of the square image, which always shows the whole crop.
     """
     centres = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(CROP / size)
-    image = np.empty((CHANNELS, size, size), np.float32)
+    image = np.zeros((CHANNELS, size, size), np.float32)
     for channel, sampler in enumerate(_samplers(layout)):
-        samples = sampler @ points[:, :2]
-        profiles = np.subtract(centres, samples[:, :, None], dtype=np.float32)
-        profiles /= np.float32(SIGMA_PX)
-        np.square(profiles, out=profiles)
-        profiles *= np.float32(-0.5)
-        np.exp(profiles, out=profiles)
-        np.matmul(profiles[:, 1].T, profiles[:, 0], out=image[channel])
-    image *= np.float32(-GAIN)
-    np.exp(image, out=image)
-    return np.subtract(np.float32(1.0), image, out=image)
+        _draw_channel(image[channel], sampler @ points[:, :2], centres)
+    return image

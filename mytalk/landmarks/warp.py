@@ -41,6 +41,15 @@ def flow_nodes() -> F32:
     return nodes
 
 
+@cache
+def _node_lines() -> tuple[F32, F32, F32]:
+    """The nodes as shares of the crop: x of the columns [w], y of the rows [h, 1], and (1, x, y) [3, h·w]."""
+    nodes = flow_nodes() / CROP
+    lines = nodes.reshape(*flow_shape(), 2)
+    affine: F32 = np.concatenate([np.ones((1, len(nodes)), np.float32), nodes.T])
+    return lines[0, :, 0], lines[:, :1, 1], affine
+
+
 def flow_shape() -> tuple[int, int]:
     """Height and width of a flow field, in nodes."""
     return FLOW_ROWS[1] - FLOW_ROWS[0], FLOW_COLUMNS[1] - FLOW_COLUMNS[0]
@@ -55,21 +64,23 @@ def reference_flows(target: F32, references: F32, layout: Layout) -> F32:
     overshoot), exact at the landmarks up to ``SOFTNESS``.
     """
     control = _control_points(layout)
+    count = len(control)
     points = (target[control, :2] / CROP).astype(np.float32)
     offsets = (references[:, control, :2] - target[control, :2]).transpose(1, 0, 2)
-    count = len(control)
     system = np.zeros((count + 3, count + 3))
-    system[:count, :count] = _distances(points, points) - np.eye(count) * (SOFTNESS / CROP)
-    system[:count, count:] = _affine(points)
+    system[:count, :count] = _distances(points[:, 0], points[:, 1], points)
+    system[range(count), range(count)] -= SOFTNESS / CROP
+    system[:count, count] = 1.0
+    system[:count, count + 1 :] = points
     system[count:, :count] = system[:count, count:].T
     right = np.zeros((count + 3, 2 * len(references)))
     right[:count] = offsets.reshape(count, -1)
     weights = np.linalg.solve(system, right).astype(np.float32)
-    nodes = flow_nodes() / CROP
-    flows = _distances(nodes, points) @ weights[:count] + _affine(nodes) @ weights[count:]
-    height, width = flow_shape()
-    by_axis = flows.reshape(height, width, len(references), 2).transpose(2, 3, 0, 1)
-    return np.ascontiguousarray(by_axis, np.float32)
+    columns, rows, affine = _node_lines()
+    distances = _distances(columns, rows, points).reshape(-1, count)
+    flows: F32 = weights[:count].T @ distances.T
+    flows += weights[count:].T @ affine
+    return flows.reshape(len(references), 2, *flow_shape())
 
 
 def finer(inside: tuple[int, int], size: int, factor: int) -> F32:
@@ -117,14 +128,9 @@ def fine_windows(crops: U8) -> U8:
     return fine
 
 
-def _distances(a: F32, b: F32) -> F32:
-    squared = a @ (-2.0 * b.T)
-    squared += np.square(a).sum(axis=1)[:, None]
-    squared += np.square(b).sum(axis=1)
-    np.maximum(squared, 0.0, out=squared)  # rounding may leave a distance of nought below nought
+def _distances(x: F32, y: F32, points: F32) -> F32:
+    """From each (x, y), which broadcast, to points [n, 2]: float32 [..., n]; near ones are exact, too."""
+    across, down = np.square(x[..., None] - points[:, 0]), np.square(y[..., None] - points[:, 1])
+    squared = across + down
     distances: F32 = np.sqrt(squared, out=squared)
     return distances
-
-
-def _affine(points: F32) -> F32:
-    return np.concatenate([np.ones((len(points), 1), np.float32), points], axis=1)

@@ -81,11 +81,14 @@ def lip_source(references: LipReferences) -> LipSource:
 
 def draw(points: Sequence[F32], lips: LipSource, layout: Layout) -> Drawn:
     """The decoder's inputs for crop landmarks float32 [K, 2] each."""
-    images = np.stack([draw_landmarks(p, layout) for p in points])
-    flows = np.stack([reference_flows(p, lips.points, layout) for p in points])
-    # One picture's references are a view: 4 MB are not copied for every frame.
-    fine = lips.fine[None] if len(points) == 1 else np.repeat(lips.fine[None], len(points), axis=0)
-    return Drawn(images, fine, flows)
+    images = [draw_landmarks(p, layout) for p in points]
+    flows = [reference_flows(p, lips.points, layout) for p in points]
+    return Drawn(_rows(images), _rows([lips.fine] * len(points)), _rows(flows))
+
+
+def _rows(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Arrays as rows of one; a single one is a view, as megabytes would be copied for every picture."""
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
 
 
 def decode_landmarks(
@@ -290,7 +293,7 @@ class Renderer:
         """What the decoder is told of some frames, latents included; any thread."""
         if self._latents is None or self._encoded < len(self._pictures):
             raise BadInput("the renderer is not prepared")
-        return self._draw(frames), self._latents[[spec.clip_index for spec in frames]]
+        return self._draw(frames), _rows([self._latents[spec.clip_index] for spec in frames])
 
     def finish(self, frames: Sequence[FrameSpec], faces: U8) -> tuple[U8, ...]:
         """Decoded crops uint8 [B, 256, 256, 3] of some frames, pasted into their pictures; any thread."""
