@@ -74,7 +74,7 @@ def test_stripes_do_not_stand_for_the_other_direction():
     weights = torch.ones(1, 1, 64, 64)
     down = across.transpose(-1, -2)
     flat = float(texture_loss(true, true, across, weights))
-    assert float(texture_loss(down, down, across, weights)) > 2 * flat
+    assert float(texture_loss(down, down, across, weights)) > 1.3 * flat
 
 
 def test_grain_counts_by_its_amount_and_not_by_its_place():
@@ -86,15 +86,24 @@ def test_grain_counts_by_its_amount_and_not_by_its_place():
     assert float((moved - true).abs().mean()) > float((smooth - true).abs().mean())
 
 
-def test_detail_wins_only_where_it_is_rewarded_and_loses_everywhere():
-    true = still("ben")
-    smooth = smoothed(true).requires_grad_()
-    painted = texture_loss(smooth, smooth.detach(), true, inside(true))
-    taken = texture_loss(smooth.detach(), smooth, true, inside(true))
-    assert float(torch.autograd.grad(taken, smooth)[0].abs().sum()) > 0
-    (by_painting,) = torch.autograd.grad(painted, smooth)
-    stepped = (smooth - 1e-3 * by_painting.sign()).detach()
-    assert float(amounts(stepped).mean()) <= float(amounts(smooth.detach()).mean())
+def test_the_finest_detail_wins_only_where_it_is_rewarded():
+    stripes = (torch.arange(64) % 2 - 0.5).expand(1, 3, 64, 64)  # nothing but the finest detail
+    true, weights = 0.5 + 0.2 * stripes, torch.ones(1, 1, 64, 64)
+    faint, much = (0.5 + share * stripes for share in (0.02, 0.4))
+
+    def gain(pictures: torch.Tensor, rewarded: bool) -> float:
+        """How much the loss falls for a little more of the detail."""
+        given = pictures.clone().requires_grad_()
+        kept = given.detach()
+        loss = (
+            texture_loss(kept, given, true, weights) if rewarded else texture_loss(given, kept, true, weights)
+        )
+        return -float((torch.autograd.grad(loss, given)[0] * stripes).sum())
+
+    assert gain(faint, rewarded=True) > 0
+    # a few per cent: the margin, where smoothing sees half of the stripes
+    assert abs(gain(faint, rewarded=False)) < 0.05 * gain(faint, rewarded=True)
+    assert gain(much, rewarded=False) < 0, "too much costs whoever made it"
 
 
 def test_amounts_are_by_scale_and_direction():

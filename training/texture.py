@@ -4,8 +4,8 @@ L1 alone would rather average the skin and the teeth of several references than 
 amount of detail counts too, wherever exactly it lies. A network finds the cheapest detail there is: where
 only the amount counts, that is a pattern of dots, one pixel on and one off, which no camera gives. Two things
 keep it from that. Detail is compared by direction and scale, so that dots are no substitute for the edge of a
-tooth, and too much weighs more than too little. And detail is rewarded only in what was *taken* from the
-references' own pixels; what the decoder paints on top of them can lose by its detail, but win nothing.
+tooth, and weigh thrice where there are none. And the finest detail is rewarded only in what was *taken* from
+the references' own pixels; what the decoder paints on top of them can lose by it, but win nothing.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor
 SPACINGS_PX = (1, 2, 4)  # of the pixels that are compared, finest first
 AREA_PX, STEP_PX = 8, 4  # amounts are means over squares of this side, so far apart
 FAINT = 2e-3  # amounts below it are alike; above it relative differences count, so that faint skin does, too
-EXCESS_WEIGHT = 2.0  # of detail that is not there, against detail that is missing
+EXCESS_WEIGHTS = (1.0, 1.0, 3.0)  # of detail that is not there, by direction, against 1 for what is missing
 
 
-def amounts(pictures: Tensor) -> Tensor:
+def amounts(pictures: Tensor, spacings_px: tuple[int, ...] = SPACINGS_PX) -> Tensor:
     """Local amounts of detail [B, 9, H / 4, W / 4] or so of pictures [B, 3, H, W] in 0..1.
 
-    For each of three scales: across, down, and crosswise, which dots have and pictures have not.
+    For each scale: across, down, and crosswise, which dots have and pictures have not.
     """
     grey = pictures.mean(dim=1, keepdim=True)
     found = []
-    for spacing in SPACINGS_PX:
+    for spacing in spacings_px:
         right, below = grey[..., :-spacing, spacing:], grey[..., spacing:, :-spacing]
         here, beyond = grey[..., :-spacing, :-spacing], grey[..., spacing:, spacing:]
         for band in (
@@ -49,13 +49,14 @@ def _smoothed(grey: Tensor, spacing: int) -> Tensor:
 
 
 def texture_loss(out: Tensor, rewarded: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Missing detail, and twice the detail that is too much, by square, direction and scale.
+    """Missing detail, and detail that is too much, by square, direction and scale; a scalar.
 
-    out, targets: [B, 3, H, W]. rewarded: equal to ``out``, with gradients for what may gain by more detail.
+    out, targets: [B, 3, H, W]. rewarded: equal to ``out``, with gradients for what may gain by finest detail.
     weights: [B, 1, H, W].
     """
-    true = (amounts(targets) + FAINT).sqrt()
-    missing = F.relu(true - (amounts(rewarded) + FAINT).sqrt())
-    excess = F.relu((amounts(out) + FAINT).sqrt() - true)
-    weight = F.avg_pool2d(weights, AREA_PX, STEP_PX)
-    return ((missing + EXCESS_WEIGHT * excess) * weight).mean()
+    true, ours = ((amounts(pictures) + FAINT).sqrt() for pictures in (targets, out))
+    finest = (amounts(rewarded, SPACINGS_PX[:1]) + FAINT).sqrt()
+    missing = F.relu(true - torch.cat([finest, ours[:, finest.shape[1] :]], dim=1))
+    by_direction = torch.tensor(EXCESS_WEIGHTS * len(SPACINGS_PX), device=out.device)[:, None, None]
+    excess = by_direction * F.relu(ours - true)
+    return ((missing + excess) * F.avg_pool2d(weights, AREA_PX, STEP_PX)).mean()
