@@ -11,13 +11,26 @@ import numpy as np
 
 from mytalk.actors.actor import load_actor
 from mytalk.audio.speech import LogMelState, log_mel
+from mytalk.engines.engine import Engine
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import mouth_opening
 from mytalk.types import F32
 from mytalk.video.media import read_speech
 from training.data import Clip, unseen_clips
 from training.metrics_motion import Spans, closed_below, closed_spans, closing_spans
-from training.offsets import correlation
+from training.offsets import correlation, lag_curve, loudness, pooled_offset
+from training.streamed import opening, predicted_opening
+
+__all__ = [
+    "Spoken",
+    "against_truth",
+    "asked_opening",
+    "heard_later_ms",
+    "loudness",
+    "of_clips",
+    "of_sound",
+    "opening",
+]
 
 if TYPE_CHECKING:
     from training.motion_data import MotionClip
@@ -117,3 +130,14 @@ def against_truth(said: Sequence[Spoken], made: Sequence[F32]) -> dict[str, floa
         "opening_ratio": round(float(np.mean(ratios)), 4) if ratios else None,
         "closure_rate": round(closed / within, 4) if within else None,
     }
+
+
+def asked_opening(engine: Engine, log_mel_rows: F32, frames: int) -> F32:
+    """Mouth opening float32 [frames] that log-mel [4 F, 80] alone asks for (``training.offsets``)."""
+    return predicted_opening(engine, log_mel_rows, frames)
+
+
+def heard_later_ms(heard: F32, seen: F32) -> tuple[float, float]:
+    """By how much sound lags mouth, ms, and how well they agree there; both float32 [F] at 25 frames/s."""
+    found = pooled_offset([lag_curve(heard, seen)])
+    return found.offset_ms, found.correlation
