@@ -29,12 +29,14 @@ from clients.headless.errors import ClientError
 from clients.headless.report import delays
 from clients.headless.signalling import Signalling
 from clients.headless.sources import Microphone
-from clients.headless.testcard import click_times, click_train, percentiles
+from clients.headless.testcard import click_times, click_train, flashing_tone, percentiles
 
 TAIL_S = 2.0  # a live call stays this long after its last click
 SETTLE_S = 1.0  # from the first picture of all calls to the start of the CPU measurement
 PUSH_S = 0.5  # length of a pushed utterance
 PUSH_EVERY_S = 1.6  # and the distance of two pushes, at least; the mouth is closed again by then
+INTERRUPTED_S = 2.0  # length of an utterance that is cut short
+INTERRUPTS = 12
 STAGGER_S = 0.25  # between two calls, as people do not arrive in the same instant
 
 
@@ -44,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python benchmarks/latency.py",
         description="Measure a mytalk server over real WebRTC on this machine. Part one: K calls with a live "
         "microphone send clicks and wait for the test card's flash. Part two: K calls push short utterances "
-        "like a TTS. Without --url a server is started on a free loopback port and its CPU time measured.",
+        "like a TTS. Part three: a call is interrupted. Without --url a server is started on a free loopback "
+        "port and its CPU time measured.",
         epilog="Read docs/benchmarks.md for what each figure means.",
     )
     p.add_argument(
@@ -135,6 +138,29 @@ async def pushed(options: CallOptions, seconds: float, sessions: int) -> dict[st
     }
 
 
+async def interrupted(options: CallOptions) -> dict[str, Any]:
+    """Part three: a call whose every picture flashes is interrupted; what still flashes then is stale."""
+    pictures_ms, sound_ms = [], []
+    async with Call(options) as call:
+        await call.first_picture()
+        for i in range(INTERRUPTS):
+            await call.push(flashing_tone(INTERRUPTED_S))
+            await call.run(0.6 + 0.4 * ((i * 0.6180339887) % 1.0))
+            seen, at_s = call.observed, time.monotonic()
+            speaking = seen.pictures[-1].white
+            call.send({"type": "interrupt"})
+            await call.run(1.0)
+            if speaking:  # else the machine was too slow for any picture, and nothing can be stale
+                stale_s = [p.sent_s for p in seen.pictures if p.white and p.sent_s > at_s]
+                pictures_ms.append(1000 * (max(stale_s, default=at_s) - at_s))
+                sound_ms.append(1000 * max(0.0, seen.last_loud_s - at_s))
+    return {
+        "interrupt_to_last_picture_ms": percentiles(pictures_ms),
+        "interrupt_to_last_sound_ms": percentiles(sound_ms),
+        "interrupts": len(pictures_ms),
+    }
+
+
 def cpu_of(pid: int | None) -> float | None:
     """CPU seconds of the server so far, None when its process is not known."""
     return None if pid is None else cpu_seconds(pid)
@@ -159,6 +185,7 @@ async def measure(args: argparse.Namespace, url: str, pid: int | None) -> dict[s
     told = {"machine": machine(), "versions": versions(), "commit": commit()}
     first = await live(options, args.seconds, args.sessions, pid)
     second = await pushed(options, args.seconds, args.sessions)
+    third = await interrupted(options)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     settings = {"seconds": args.seconds, "hop": args.hop, "lookahead": args.lookahead, "actor": args.actor}
     async with Signalling(url, args.token) as signalling:
@@ -167,6 +194,7 @@ async def measure(args: argparse.Namespace, url: str, pid: int | None) -> dict[s
         {
             **first,
             **second,
+            **third,
             **told,
             "engine": engine,
             "sessions": args.sessions,
@@ -194,6 +222,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         "audio → picture sent (ms)": "audio_to_sent_ms",
         "push → first picture decoded (ms)": "push_to_first_picture_ms",
         "push → first picture sent (ms)": "push_to_sent_ms",
+        "interrupt → last stale picture (ms)": "interrupt_to_last_picture_ms",
+        "interrupt → last stale sound (ms)": "interrupt_to_last_sound_ms",
     }
     windows = {label: report[key] for label, key in rows.items()}
     windows |= {f"  {name} (ms)": value for name, value in (report["stages_ms"] or {}).items()}
@@ -250,7 +280,7 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Start a server if needed and measure it under a progress bar."""
     server = nullcontext() if args.url else ServerProcess(server_arguments(args))
     with server as own, Progress(console=console, transient=True) as progress:
-        progress.add_task(f"measuring, about {1.7 * args.seconds + 15:.0f} s", total=None)
+        progress.add_task(f"measuring, about {1.7 * args.seconds + 15 + 2 * INTERRUPTS:.0f} s", total=None)
         url, pid = (own.url, own.pid) if own is not None else (args.url, args.server_pid)
         allow_loopback(url)
         return asyncio.run(measure(args, url, pid))

@@ -29,6 +29,7 @@ from clients.headless.testcard import (
     FlashDetector,
     click_times,
     click_train,
+    flashing_tone,
     is_flash,
     pair_events,
     percentiles,
@@ -97,7 +98,9 @@ def test_a_flash_is_a_rising_edge_of_plain_white_at_the_top_left() -> None:
     assert not is_flash(np.roll(flash, 256, axis=1))
     detector = FlashDetector()
     assert [detector.feed(p) for p in (dark, flash, flash, dark, flash)] == [False, True, False, False, True]
+    assert detector.white
     assert not FlashDetector().feed(flash), "a picture that starts white is a white wall"
+    assert np.abs(flashing_tone(0.5)).max() > 0.7 * 32767, "each picture of it flashes"
 
 
 @settings(max_examples=60, deadline=None)

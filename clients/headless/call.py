@@ -63,12 +63,14 @@ class CallOptions:
 class Seen:
     """A decoded picture: media time and arrival (monotonic), seconds; flash: a flash starts with it.
 
-    sent_s: arrival of its first packet, which the server sent as soon as the picture was encoded.
+    white: it is part of a flash. sent_s: arrival of its first packet, which the server sent as soon as the
+    picture was encoded.
     """
 
     media_s: float
     arrived_s: float
     flash: bool
+    white: bool
     sent_s: float
 
 
@@ -87,6 +89,7 @@ class Observations:
     pictures: list[Seen] = field(default_factory=list)
     clicks: list[Heard] = field(default_factory=list)
     sound_s: float = 0.0  # seconds of sound received
+    last_loud_s: float = float("-inf")  # play time of the last sound that was not quiet
     loud_s: list[float] = field(default_factory=list)  # play times of sound that starts after 0.3 s of quiet
     messages: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
     size: tuple[int, int] | None = None  # width, height
@@ -306,7 +309,8 @@ class Call:
                 ]
                 media_s = float(frame.pts * frame.time_base)
                 sent_s = self.clocks["video"].came_s(media_s) or now
-                self.observed.pictures.append(Seen(media_s, now, flashes.feed(luma), sent_s))
+                starts = flashes.feed(luma)
+                self.observed.pictures.append(Seen(media_s, now, starts, flashes.white, sent_s))
                 self.observed.size = (frame.width, frame.height)
                 self._first_picture.set()
                 if self._recorder is not None:
@@ -328,6 +332,7 @@ class Call:
                     if now - last_loud_s > 0.3:
                         self.observed.loud_s.append(now + int(loud[0]) / RATE)
                     last_loud_s = now
+                    self.observed.last_loud_s = now + int(loud[-1]) / RATE
                 self.observed.sound_s += len(samples) / RATE
                 if self._recorder is not None:
                     self._recorder.add(frame, now)

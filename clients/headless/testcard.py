@@ -39,7 +39,7 @@ def click_times(seconds: float, first_s: float = 1.0) -> list[float]:
 
 
 def click_train(seconds: float, times_s: Sequence[float], seed: int = 1) -> I16:
-    """Speech-like quiet noise with a loud 5 ms tone at each time: int16 [n], 48 kHz mono."""
+    """Speech-like quiet noise with a loud 5 ms flashing_tone at each time: int16 [n], 48 kHz mono."""
     count = round(seconds * RATE)
     at = np.arange(count) / RATE
     noise = np.random.default_rng(seed).standard_normal(count)
@@ -47,12 +47,18 @@ def click_train(seconds: float, times_s: Sequence[float], seed: int = 1) -> I16:
     syllables = 0.55 + 0.45 * np.sin(2 * np.pi * 4.0 * at)
     signal = 0.16 * noise * syllables
     length = round(CLICK_S * RATE)
-    tone = CLICK_LEVEL * np.cos(2 * np.pi * CLICK_HZ * np.arange(length) / RATE)
+    flashing_tone = CLICK_LEVEL * np.cos(2 * np.pi * CLICK_HZ * np.arange(length) / RATE)
     for time_s in times_s:
         start = round(time_s * RATE)
         stop = min(count, start + length)
-        signal[start:stop] = tone[: max(0, stop - start)]
+        signal[start:stop] = flashing_tone[: max(0, stop - start)]
     return np.asarray(np.clip(signal, -1.0, 1.0) * 32767, dtype=np.int16)
+
+
+def flashing_tone(seconds: float) -> I16:
+    """A click that does not end, so that every picture flashes: int16 [n], 48 kHz mono."""
+    at = np.arange(round(seconds * RATE)) / RATE
+    return np.asarray(CLICK_LEVEL * 32767 * np.cos(2 * np.pi * CLICK_HZ * at), dtype=np.int16)
 
 
 def is_flash(luma: U8) -> bool:
@@ -67,12 +73,12 @@ def is_flash(luma: U8) -> bool:
 class FlashDetector:
     """Finds the first picture of every flash."""
 
-    _white: bool = True  # a background that is white from the start is not a flash
+    white: bool = True  # the last picture; a background that is white from the start is not a flash
 
     def feed(self, luma: U8) -> bool:
         """Take the next picture, uint8 [H, W]; true when a flash starts with it."""
-        before, self._white = self._white, is_flash(luma)
-        return self._white and not before
+        before, self.white = self.white, is_flash(luma)
+        return self.white and not before
 
 
 @dataclass
