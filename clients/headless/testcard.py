@@ -39,7 +39,7 @@ def click_times(seconds: float, first_s: float = 1.0) -> list[float]:
 
 
 def click_train(seconds: float, times_s: Sequence[float], seed: int = 1) -> I16:
-    """Speech-like quiet noise with a loud 5 ms flashing_tone at each time: int16 [n], 48 kHz mono."""
+    """Speech-like quiet noise with a loud 5 ms tone at each time: int16 [n], 48 kHz mono."""
     count = round(seconds * RATE)
     at = np.arange(count) / RATE
     noise = np.random.default_rng(seed).standard_normal(count)
@@ -47,11 +47,11 @@ def click_train(seconds: float, times_s: Sequence[float], seed: int = 1) -> I16:
     syllables = 0.55 + 0.45 * np.sin(2 * np.pi * 4.0 * at)
     signal = 0.16 * noise * syllables
     length = round(CLICK_S * RATE)
-    flashing_tone = CLICK_LEVEL * np.cos(2 * np.pi * CLICK_HZ * np.arange(length) / RATE)
+    tone = CLICK_LEVEL * np.cos(2 * np.pi * CLICK_HZ * np.arange(length) / RATE)
     for time_s in times_s:
         start = round(time_s * RATE)
         stop = min(count, start + length)
-        signal[start:stop] = flashing_tone[: max(0, stop - start)]
+        signal[start:stop] = tone[: max(0, stop - start)]
     return np.asarray(np.clip(signal, -1.0, 1.0) * 32767, dtype=np.int16)
 
 
