@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mytalk.audio.readiness import Readiness
 from mytalk.config import SessionConfig
-from mytalk.session.readiness import Readiness
 from tests.fakes import make_pump, voice
 
 

@@ -7,10 +7,10 @@ from collections import deque
 import numpy as np
 
 from mytalk.audio.jitter import ArrivalJitter
+from mytalk.audio.readiness import Readiness
 from mytalk.audio.stretch import Stretcher, shorten
 from mytalk.clock import FRAME_S
 from mytalk.config import SessionConfig
-from mytalk.session.readiness import Readiness
 from mytalk.types import I16
 
 MAX_SPEED = 0.005  # by so much a live voice may run faster or slower: 9 cents, which nobody hears
