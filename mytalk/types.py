@@ -111,7 +111,7 @@ class PictureJob:
 
 @dataclass(frozen=True, slots=True)
 class PictureResult:
-    """pictures: one uint8 RGB [H, W, 3] full frame per FrameSpec of the job, pasted back.
+    """pictures: one full frame per FrameSpec of the job, pasted back; uint8 [H·3/2, W], ``video.planar``.
 
     stages_s: seconds that each stage took, for figures alone.
     """
@@ -130,7 +130,7 @@ class AvSlice:
 
     slot: index on the session's playout timeline (slot k leaves at start + k · 40 ms), gapless.
     samples: int16 [1920], 48 kHz mono — the speech itself, or zeros.
-    picture: uint8 RGB [H, W, 3], or None: show the idle picture of ``clip_index``, unless it is late.
+    picture: planar uint8 [H·3/2, W], or None: show the idle picture of ``clip_index``, unless it is late.
     play_position: where the actor's clip stands in play order (``ActorView.order``), not wrapped.
     speech_sample: position of samples[0] in the utterance at 48 kHz; None when idle.
     late: the picture was due but not ready, and the previous one is repeated.

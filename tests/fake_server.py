@@ -12,6 +12,7 @@ from PIL import Image
 
 from mytalk.errors import BadInput
 from mytalk.types import U8, Job, JobResult, MotionJob, MotionState, PictureResult
+from mytalk.video.planar import planar, whiten
 from server.__main__ import main
 from tests.fakes import FAKE_SPEC, FakeEngine, fake_actor
 
@@ -49,7 +50,7 @@ class HandDrawn:
         self.frame_size = (SIDE, SIDE)
         self._engine = engine
         self._testcard = testcard
-        self._faces = [face(0, level / LEVELS) for level in range(LEVELS + 1)]
+        self._faces = [planar(face(0, level / LEVELS)) for level in range(LEVELS + 1)]
         self.progress = (10, 10)
         self.memory_bytes = sum(picture.nbytes for picture in self._faces)
 
@@ -73,7 +74,7 @@ class HandDrawn:
             picture = self._faces[round(openness * LEVELS)]
             if self._testcard and spec.audio_peak > FLASH_PEAK:
                 picture = picture.copy()
-                picture[: SIDE // 2, : SIDE // 2] = 255
+                whiten(picture)
             pictures.append(picture)
         return PictureResult(tuple(pictures))
 

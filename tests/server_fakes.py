@@ -21,6 +21,7 @@ from aiortc.mediastreams import MediaStreamError
 from mytalk.actors.actor import read_card
 from mytalk.errors import EngineFailed
 from mytalk.types import I16, U8, Job, JobResult, MotionState, PictureJob, PictureResult
+from mytalk.video.planar import planar
 from server.__main__ import Server
 from server.config import ServerConfig
 from server.rtc import setup as rtc_setup
@@ -73,11 +74,11 @@ class FakeRenderer:
         pictures = []
         for spec in job.frames:
             openness = 0.0 if spec.displacement is None else float(np.abs(spec.displacement).max())
-            pictures.append(np.full((SIDE, SIDE, 3), 60 + int(min(openness, 0.3) * 500), np.uint8))
+            pictures.append(planar(np.full((SIDE, SIDE, 3), 60 + int(min(openness, 0.3) * 500), np.uint8)))
         return PictureResult(tuple(pictures), {"decode": self.job_s})
 
     def idle_picture(self, clip_index: int) -> U8:
-        return np.zeros((SIDE, SIDE, 3), np.uint8)
+        return planar(np.zeros((SIDE, SIDE, 3), np.uint8))
 
     def render_next_idle(self) -> bool:
         self.idle_left -= 1

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from mytalk.errors import BadInput
-from mytalk.render.compose import crop, hidden_mask, paste, paste_box, paste_mask, side_weight
+from mytalk.render.compose import crop, hidden_mask, overlay, paste, paste_box, paste_mask, patch, side_weight
+from mytalk.video.planar import planar, planes_of
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -136,3 +137,52 @@ def test_the_mask_of_a_turned_face_ends_with_the_face(mirrored: bool) -> None:
     np.testing.assert_array_equal(part[:, :174], all_of_it[:, :174])
     assert all_of_it[:, 190:].any()
     assert not part[:, 190:].any()
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.square(a.astype(float) - b).mean()))
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.37, 2.4])
+@pytest.mark.parametrize("at", [(60.0, 20.0), (-150.0, -90.0), (333.0, 251.0)])
+def test_planes_are_pasted_like_rgb(scale, at):
+    """The colours of a face on another ground, at the edges of an odd picture, too."""
+    frame = np.ascontiguousarray(picture(481, 643)[:, :, ::-1])
+    face = crop(picture(480, 640), matrix(1.3, 0.1, 60, 20))
+    place = matrix(scale, 0.1, *at)
+    side = np.ones((256, 256), np.float32)
+    side[:, 150:] = 0.25
+    for weight in (None, side):
+        where = patch((642, 480), place, weight)
+        expected = planar(paste(frame, face, place, side=weight))
+        if where is None:
+            np.testing.assert_array_equal(planar(frame), expected)
+            continue
+        before = planar(frame)
+        out = overlay(before, face, where)
+        np.testing.assert_array_equal(before, planar(frame))
+        left, top, right, bottom = where.box
+        for plane, wanted, step in zip(planes_of(out), planes_of(expected), (1, 2, 2), strict=True):
+            part = (slice(top // step, bottom // step), slice(left // step, right // step))
+            assert psnr(plane[part], wanted[part]) > 42
+        rows, columns = np.nonzero(where.luma == 0)
+        same = planes_of(before)[0][top:bottom, left:right]
+        np.testing.assert_array_equal(
+            planes_of(out)[0][top:bottom, left:right][rows, columns], same[rows, columns]
+        )
+
+
+def test_a_mask_outside_of_a_picture_has_no_patch() -> None:
+    assert patch((200, 200), matrix(1, 0, 5000, 5000)) is None
+    assert patch((200, 200), matrix(1, 0, -5000, 0)) is None
+
+
+def test_where_all_of_the_crop_shows_it_is_all_that_shows() -> None:
+    frame = planar(np.full((300, 300, 3), 30, np.uint8))
+    place = patch((300, 300), matrix(1, 0, 20, 20))
+    assert place is not None
+    out = overlay(frame, np.full((256, 256, 3), 200, np.uint8), place)
+    left, top, right, bottom = place.box
+    full, grey = place.luma == 255, planar(np.full((2, 2, 3), 200, np.uint8))[0, 0]
+    assert full.mean() > 0.3
+    assert (planes_of(out)[0][top:bottom, left:right][full] == grey).all()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mytalk.types import U8
+from mytalk.video.planar import planar
 from server.rtc.idle_reel import KEY_EVERY, PIECE, IdleReel
 
 
@@ -16,7 +17,7 @@ def grey(level: int) -> U8:
 
 def test_parts_follow_the_play_order_and_wrap() -> None:
     order = np.array([0, 1, 2, 1], np.int32)
-    reel = IdleReel(order, lambda index: grey(60 * index + 40), name="libx264", bits_per_s=300_000)
+    reel = IdleReel(order, lambda index: planar(grey(60 * index + 40)), name="libx264", bits_per_s=300_000)
     while reel.encode_next():
         pass
     assert reel.complete
@@ -37,7 +38,7 @@ def test_it_is_made_in_small_pieces_and_can_be_joined_every_two_seconds() -> Non
 
     def picture_at(index: int) -> U8:
         calls.append(index)
-        return grey(index % 200)
+        return planar(grey(index % 200))
 
     length = 2 * KEY_EVERY + 1
     reel = IdleReel(np.arange(length, dtype=np.int32), picture_at, name="libx264", bits_per_s=300_000)
@@ -51,7 +52,7 @@ def test_it_is_made_in_small_pieces_and_can_be_joined_every_two_seconds() -> Non
 
 
 def test_an_encoder_that_is_not_there_is_an_error() -> None:
-    reel = IdleReel(np.zeros(3, np.int32), grey, name="libx264", bits_per_s=300_000)
+    reel = IdleReel(np.zeros(3, np.int32), lambda _: planar(grey(0)), name="libx264", bits_per_s=300_000)
     reel._name = "h264_nothing"
     with pytest.raises((ValueError, KeyError)):
         reel.encode_next()

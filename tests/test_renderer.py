@@ -14,6 +14,7 @@ from mytalk.render.compose import crop, hidden_mask
 from mytalk.render.prepared import PreparedCache
 from mytalk.render.renderer import Renderer, crop_landmarks
 from mytalk.types import FrameSpec, MotionJob, MotionResult, PictureJob, PictureResult
+from mytalk.video.planar import planar, planes_of, rgb_of
 from tests.fakes import FAKE_SPEC, FakeClock, FakeEngine
 from tests.small_actor import LAYOUT, SPEC, fitting_engine, still_poses, write_small_actor
 
@@ -93,14 +94,17 @@ def test_weights_for_another_bundle_are_left_out_and_said(actor: Actor) -> None:
 
 
 def test_pictures_change_inside_the_mask_only(actor: Actor) -> None:
-    source = [picture.copy() for picture in actor.frames]
+    source = [planar(picture) for picture in actor.frames]
     renderer = make(actor)
     pictures = render(renderer, FrameSpec(2, OPEN), FrameSpec(2, None), FrameSpec(4, OPEN)).pictures
     away = outside_the_mask(actor)
+    quarter = away.reshape(80, 2, 80, 2).all(axis=(1, 3))  # of chroma samples
     for picture, index in zip(pictures, (2, 2, 4), strict=True):
-        assert picture.shape == (160, 160, 3)
-        np.testing.assert_array_equal(picture[away], source[index][away])
-        assert (picture != source[index])[~away].any()
+        assert picture.shape == (240, 160)
+        kept = (away, quarter, quarter)
+        for plane, own, outside in zip(planes_of(picture), planes_of(source[index]), kept, strict=True):
+            np.testing.assert_array_equal(plane[outside], own[outside])
+        assert (picture != source[index])[:160][~away].any()
     assert (pictures[0] != pictures[1]).any(), "an open mouth looks like the idle face"
 
 
@@ -115,7 +119,7 @@ def test_a_batch_equals_single_frames(actor: Actor) -> None:
 def test_idle_pictures_are_rendered_one_by_one(actor: Actor) -> None:
     source = actor.frames
     renderer = make(actor)
-    np.testing.assert_array_equal(renderer.idle_picture(5), source[5])
+    np.testing.assert_array_equal(renderer.idle_picture(5), planar(source[5]))
     expected = [render(renderer, FrameSpec(i, None)).pictures[0] for i in range(6)]
     handed_out = renderer.idle_picture(0)
     before = handed_out.copy()
@@ -203,8 +207,15 @@ def test_idle_pictures_are_kept_on_disk_and_need_no_engine_again(actor: Actor, t
 
 
 def test_memory_is_counted(actor: Actor) -> None:
-    renderer = make(actor)
-    assert renderer.memory_bytes == 6 * 160 * 160 * 3 + 6 * 3 * 64 * 64 * 2
+    renderer = Renderer(fitting_engine(), actor, clock=FakeClock())
+    assert renderer.memory_bytes == 6 * 160 * 160 * 3, "RGB until a frame is encoded"
+    renderer.prepare()
+    prepared = 6 * 160 * 240 + 6 * 3 * 64 * 64 * 2
+    assert renderer.memory_bytes == prepared
+    render(renderer, FrameSpec(1, OPEN))
+    weights = renderer.memory_bytes - prepared
+    render(renderer, FrameSpec(1, OPEN * 0.5))
+    assert 0 < weights == renderer.memory_bytes - prepared, "weights are made once per clip frame"
 
 
 def test_motion_jobs_go_to_the_engine_and_stages_are_timed(actor: Actor) -> None:
@@ -236,10 +247,11 @@ def test_motion_jobs_go_to_the_engine_and_stages_are_timed(actor: Actor) -> None
 def test_the_test_card_flashes_when_the_speech_is_loud(actor: Actor) -> None:
     renderer = make(actor, testcard=True)
     quiet, loud = render(renderer, FrameSpec(0, OPEN, 0.5), FrameSpec(0, OPEN, 0.9)).pictures
-    assert (loud[:80, :80] == 255).all()
-    assert not (quiet[:80, :80] == 255).all()
-    np.testing.assert_array_equal(loud[80:], quiet[80:])
-    assert not (render(make(actor), FrameSpec(0, OPEN, 0.9)).pictures[0][:80, :80] == 255).all()
+    assert (rgb_of(loud)[:80, :80] == 255).all()
+    assert not (rgb_of(quiet)[:80, :80] == 255).all()
+    for flashed, plain in zip(planes_of(loud), planes_of(quiet), strict=True):
+        np.testing.assert_array_equal(flashed[len(plain) // 2 :], plain[len(plain) // 2 :])
+    assert not (rgb_of(render(make(actor), FrameSpec(0, OPEN, 0.9)).pictures[0])[:80, :80] == 255).all()
 
 
 def test_weights_of_another_layout_are_refused(actor: Actor) -> None:

@@ -12,6 +12,7 @@ from aiortc.codecs.h264 import h264_depayload
 from aiortc.codecs.vpx import vp8_depayload
 
 from mytalk.types import U8
+from mytalk.video.planar import planar
 from server.rtc import video_encoder
 from server.rtc.idle_reel import KEY_EVERY, IdleReel
 from server.rtc.video_encoder import (
@@ -51,6 +52,10 @@ def picture(number: int, size: tuple[int, int] = SIZE) -> U8:
     )
 
 
+def out(rgb: U8, slot: int, part: ReelPart | None = None) -> OutPicture:
+    return OutPicture(planar(rgb), slot, part)
+
+
 class Viewer:
     """Decodes what an encoder sends, as a browser would."""
 
@@ -77,7 +82,7 @@ def is_key(payloads: list[bytes]) -> bool:
 def test_every_picture_comes_out_at_once_with_its_colours_and_time() -> None:
     encoder, viewer = H264Encoder("libx264"), Viewer()
     for slot in range(8):
-        payloads, timestamp = encoder.encode(OutPicture(picture(slot), slot))
+        payloads, timestamp = encoder.encode(out(picture(slot), slot))
         assert timestamp == 3600 * slot
         assert max(map(len, payloads)) <= 1300
         assert is_key(payloads) == (slot == 0)
@@ -86,7 +91,7 @@ def test_every_picture_comes_out_at_once_with_its_colours_and_time() -> None:
 
 def test_a_picture_loss_is_answered_with_a_key_picture() -> None:
     encoder = H264Encoder("libx264")
-    sent = [encoder.encode(OutPicture(picture(n), n), force_keyframe=n == 3)[0] for n in range(6)]
+    sent = [encoder.encode(out(picture(n), n), force_keyframe=n == 3)[0] for n in range(6)]
     assert [is_key(payloads) for payloads in sent] == [True, False, False, True, False, False]
     latecomer = Viewer()
     assert [close(latecomer.see(sent[n]), picture(n)) for n in (3, 4, 5)] == [True] * 3
@@ -98,7 +103,7 @@ def test_the_bit_rate_follows_the_receiver_and_small_steps_are_ignored() -> None
     sizes, keys = [], []
     for n, rate in enumerate([400_000] * 20 + [440_000] * 20 + [150_000] * 20):
         encoder.target_bitrate = rate
-        payloads, _ = encoder.encode(OutPicture(noise[n], n))
+        payloads, _ = encoder.encode(out(noise[n], n))
         sizes.append(sum(map(len, payloads)))
         keys.append(is_key(payloads))
     assert [n for n, key in enumerate(keys) if key] == [0, 40]
@@ -107,8 +112,8 @@ def test_the_bit_rate_follows_the_receiver_and_small_steps_are_ignored() -> None
 
 def test_odd_and_changing_sizes() -> None:
     encoder, viewer = H264Encoder("libx264"), Viewer()
-    assert close(viewer.see(encoder.encode(OutPicture(picture(0, (97, 131)), 0))[0]), picture(0, (96, 130)))
-    second, _ = encoder.encode(OutPicture(picture(1, (64, 80)), 1))
+    assert close(viewer.see(encoder.encode(out(picture(0, (97, 131)), 0))[0]), picture(0, (96, 130)))
+    second, _ = encoder.encode(out(picture(1, (64, 80)), 1))
     assert is_key(second)
     assert close(Viewer().see(second), picture(1, (64, 80)))
 
@@ -116,7 +121,7 @@ def test_odd_and_changing_sizes() -> None:
 def reel(length: int = 120) -> tuple[IdleReel, list[U8]]:
     pictures = [picture(n) for n in range(length)]
     made = IdleReel(
-        np.arange(length, dtype=np.int32), pictures.__getitem__, name="libx264", bits_per_s=400_000
+        np.arange(length, dtype=np.int32), lambda n: planar(pictures[n]), name="libx264", bits_per_s=400_000
     )
     while made.encode_next():
         assert made.part(0) is None, "half a reel must not be shown"
@@ -133,7 +138,7 @@ def test_a_viewer_joins_a_reel_at_a_key_picture_and_leaves_it_with_one() -> None
         talks = slot >= 7
         shown = picture(1000 + slot) if talks else pictures[place]
         part = None if talks else made.part(place)
-        payloads, timestamp = encoder.encode(OutPicture(shown, slot, part))
+        payloads, timestamp = encoder.encode(out(shown, slot, part))
         taken.append(part is not None and encoder._reel_index == place)
         assert timestamp == 3600 * slot
         assert is_key(payloads) == (slot in (0, 2, 7))
@@ -150,7 +155,7 @@ def test_a_reel_is_left_when_a_part_was_dropped_or_lost_or_is_too_large() -> Non
         encoder.target_bitrate = rate
         from_reel = []
         for slot, place in enumerate(places):
-            encoder.encode(OutPicture(picture(place), slot, made.part(place)), force_keyframe=slot == forced)
+            encoder.encode(out(picture(place), slot, made.part(place)), force_keyframe=slot == forced)
             from_reel.append(encoder._reel_index is not None)
         return from_reel
 
@@ -166,7 +171,7 @@ def test_vp8() -> None:
     encoder, viewer = Vp8Encoder(), Viewer("vp8")
     for slot in range(3):
         part = ReelPart(slot, 9, True, b"h264 is not for it", 1)
-        payloads, timestamp = encoder.encode(OutPicture(picture(slot), slot, part))
+        payloads, timestamp = encoder.encode(out(picture(slot), slot, part))
         assert timestamp == 3600 * slot
         assert close(viewer.see(payloads), picture(slot))
 
@@ -190,5 +195,5 @@ def test_auto_takes_the_first_that_works(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_card_that_refuses_another_stream_gives_way_to_libx264(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(video_encoder.H264_OPTIONS, "no_such_encoder", {})
     encoder = H264Encoder("no_such_encoder")
-    assert close(Viewer().see(encoder.encode(OutPicture(picture(0), 0))[0]), picture(0))
+    assert close(Viewer().see(encoder.encode(out(picture(0), 0))[0]), picture(0))
     assert not works("no_such_encoder")

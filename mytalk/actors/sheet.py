@@ -11,6 +11,7 @@ from mytalk.landmarks.normalise import CROP
 from mytalk.render.compose import crop, hidden_mask
 from mytalk.render.renderer import Renderer, crop_landmarks
 from mytalk.types import U8, FrameSpec, PictureJob
+from mytalk.video.planar import rgb_of
 
 COLUMNS = 4  # moments of the clip
 LABEL_PX = 18
@@ -68,7 +69,7 @@ def contact_sheet(actor: Actor, renderer: Renderer | None = None) -> U8:
     ]
     if renderer is not None:
         specs = tuple(FrameSpec(i, None) for i in moments)
-        idle = list(renderer.render(PictureJob(0, specs)).pictures)
+        idle = [rgb_of(picture) for picture in renderer.render(PictureJob(0, specs)).pictures]
         rows.append(_row("idle pictures", [_fit(picture) for picture in idle]))
         rows.append(
             _row("idle crops", [crop(p, actor.matrices[i]) for i, p in zip(moments, idle, strict=True)])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from mytalk.errors import BadInput
 from mytalk.landmarks.normalise import CROP, CROP_CENTRE, CROP_SIDE, Real
 from mytalk.types import F32, U8
 from mytalk.video.picture import Box, Picture
+from mytalk.video.planar import full_planes, planes_of
 
 # Outline of the mask in canonical units (x, y): from just below the nose to the neck under a fully dropped
 # jaw. It hangs on the rigid upper face and never on the mouth that it must hide (design section 5).
@@ -161,27 +164,108 @@ def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0, side: F32
     _check_picture(frame, "frame")
     _check_picture(rendered, "rendered")
     height, width = frame.shape[:2]
-    spread = _paste_corners() @ matrix.T.astype(np.float64)
-    left, top = np.maximum(np.floor(spread.min(axis=0)).astype(int), 0)
-    right, bottom = np.minimum(np.ceil(spread.max(axis=0)).astype(int), (width, height))
     out = frame.copy()
-    if right <= left or bottom <= top:
+    box = _target_box(matrix, (width, height), 1)
+    if box is None:
         return out
-    back = np.linalg.inv(np.vstack([matrix.astype(np.float64), (0.0, 0.0, 1.0)]))
-    back[:2, 2] += back[:2, :2] @ np.array((left, top), np.float64)
+    left, top, right, bottom = box
     layer = Image.fromarray(rendered)
-    weight = _paste_weight(strength)
-    layer.putalpha(weight if side is None else Image.fromarray((np.asarray(weight) * side).astype(np.uint8)))
-    layer = layer.transform(
-        (right - left, bottom - top),
-        Image.Transform.AFFINE,
-        tuple(back[:2].ravel()),
-        Image.Resampling.BILINEAR,
-    )
+    layer.putalpha(_side_mask(_paste_weight(strength), side))
+    layer = _warped(layer, (right - left, bottom - top), _back(matrix, (left, top)))
     region = Image.fromarray(np.ascontiguousarray(out[top:bottom, left:right]))
     region.paste(layer.convert("RGB"), (0, 0), layer.getchannel("A"))
     out[top:bottom, left:right] = np.asarray(region)
     return out
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Patch:
+    """Where a rendered crop goes in a planar picture, and how much of it shows; made once per clip frame.
+
+    box: even, inside the picture. back: float64 [2, 3], pixel of the box → pixel of the crop's ``paste_box``.
+    luma, chroma: weights uint8 [h, w] and [h/2, w/2] of the box.
+    """
+
+    box: Box
+    back: Real
+    luma: U8
+    chroma: U8
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.luma.nbytes + self.chroma.nbytes
+
+
+def patch(size: tuple[int, int], matrix: F32, side: F32 | None = None) -> Patch | None:
+    """What ``overlay`` needs for a picture of this even width and height; None: the mask is outside of it.
+
+    matrix, side: as for ``paste``.
+    """
+    box = _target_box(matrix, size, 2)
+    if box is None:
+        return None
+    left, top, right, bottom = box
+    back = _back(matrix, (left, top))
+    luma = np.asarray(_warped(_side_mask(_paste_weight(1.0), side), (right - left, bottom - top), back))
+    quads = luma.reshape(luma.shape[0] // 2, 2, luma.shape[1] // 2, 2)
+    chroma = (quads.sum(axis=(1, 3), dtype=np.uint16) // 4).astype(np.uint8)
+    rows, columns = paste_box()
+    back[:, 2] -= (columns.start, rows.start)
+    return Patch(box, back, luma, chroma)
+
+
+def overlay(picture: U8, rendered: U8, place: Patch) -> U8:
+    """``paste`` for planar pictures (``video.planar``): a copy with the rendered crop blended in.
+
+    rendered: uint8 RGB [256, 256, 3]. Samples without weight are the picture's own, exactly.
+    """
+    _check_picture(rendered, "rendered")
+    out = picture.copy()
+    left, top, right, bottom = place.box
+    made = full_planes(np.ascontiguousarray(rendered[paste_box()]))
+    halved = place.back * np.array((2.0, 2.0, 1.0))
+    for index, (plane, source) in enumerate(zip(planes_of(out), made, strict=True)):
+        step, back, weight = (2, halved, place.chroma) if index else (1, place.back, place.luma)
+        target = plane[top // step : bottom // step, left // step : right // step]
+        layer = _warped(Image.fromarray(source), (target.shape[1], target.shape[0]), back)
+        target[:] = _mixed(target, np.asarray(layer, np.uint8), weight)
+    return out
+
+
+def _mixed(below: U8, above: U8, weight: U8) -> npt.NDArray[np.uint16]:
+    """(above · weight + below · (255 − weight)) ÷ 255, rounded."""
+    mixed = np.multiply(above, weight, dtype=np.uint16)
+    mixed += np.multiply(below, 255 - weight, dtype=np.uint16)
+    mixed += 128
+    mixed += mixed >> 8
+    mixed >>= 8
+    return mixed
+
+
+def _target_box(matrix: F32, size: tuple[int, int], step: int) -> Box | None:
+    """What pasting changes of a picture of this width and height, in multiples of ``step``; None: nothing."""
+    spread = _paste_corners() @ matrix.T.astype(np.float64)
+    left, top = (max(0, int(np.floor(v / step)) * step) for v in spread.min(axis=0))
+    right, bottom = (
+        min(int(np.ceil(v / step)) * step, end) for v, end in zip(spread.max(axis=0), size, strict=True)
+    )
+    return None if right <= left or bottom <= top else (left, top, right, bottom)
+
+
+def _back(matrix: F32, corner: tuple[int, int]) -> Real:
+    """Pixel of a box with this left and top → crop pixel, float64 [2, 3]."""
+    back = np.linalg.inv(np.vstack([matrix.astype(np.float64), (0.0, 0.0, 1.0)]))[:2]
+    back[:, 2] += back[:, :2] @ np.array(corner, np.float64)
+    return back
+
+
+def _warped(image: Image.Image, size: tuple[int, int], back: Real) -> Image.Image:
+    return image.transform(size, Image.Transform.AFFINE, tuple(back.ravel()), Image.Resampling.BILINEAR)
+
+
+def _side_mask(weight: Image.Image, side: F32 | None) -> Image.Image:
+    return weight if side is None else Image.fromarray((np.asarray(weight) * side).astype(np.uint8))
 
 
 @cache

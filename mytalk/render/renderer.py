@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import CROP, Poses, frame_to_crop, from_canonical
 from mytalk.landmarks.warp import fine_windows, reference_flows
-from mytalk.render.compose import crop, paste, paste_box, side_weight
+from mytalk.render.compose import Patch, crop, overlay, paste_box, patch, side_weight
 from mytalk.render.prepared import PreparedCache
 from mytalk.types import (
     F32,
@@ -32,6 +33,7 @@ from mytalk.types import (
     PictureJob,
     PictureResult,
 )
+from mytalk.video.planar import planar, size_of, whiten
 
 ENCODE_BATCH = 8  # clip frames encoded at a time when nothing else needs the device
 LATENTS = "latents"  # kind of cached array; idle faces also depend on the engine that decoded them
@@ -158,14 +160,17 @@ class Renderer:
         # tuned: the actor's own weights, if they fit; note: what people should know of them, or None
         self.tuned, self.note = fitting_decoder(engine, actor)
         self._testcard, self._lips = testcard, lip_source(actor.references)
-        self._pictures: list[U8] = list(actor.frames)
-        # The idle pictures replace the source frames one by one: outside the mask they are equal, and inside
+        # RGB is needed until a frame is encoded; then the frame is kept in planes, as the encoder takes it.
+        self._sources = deque(actor.frames)
+        # The idle pictures replace the source's one by one: outside the mask they are equal, and inside
         # it every picture that is shown is rendered, so that one copy of the clip is enough.
+        self._pictures: list[U8] = []
+        self._patches: dict[int, Patch | None] = {}  # by clip frame; where its rendered crop goes
+        self._count = len(self._sources)
         actor.close()
         self._idle_done = 0
         self._idle_faces: U8 | None = None  # [N, h, w, 3], what was pasted so far; None when there is no need
         self._latents: npt.NDArray[Any] | None = None  # float16 [N, Ca, h, w]
-        self._encoded = 0  # clip frames whose latents are there
         self._unsaved: set[str] = set()  # kinds of arrays that are not in the cache yet
         self._view: ActorView | None = None
 
@@ -184,13 +189,14 @@ class Renderer:
     @property
     def progress(self) -> tuple[int, int]:
         """Clip frames that are prepared, and all of them."""
-        return self._encoded, len(self._pictures)
+        return len(self._pictures), self._count
 
     @property
     def memory_bytes(self) -> int:
-        """What pictures, latents and idle faces take."""
-        arrays = [*self._pictures, self._latents, self._idle_faces]
-        return sum(array.nbytes for array in arrays if array is not None)
+        """What pictures, latents, idle faces and the weights of pasting take."""
+        # copies: other threads may be adding to them
+        arrays = [*self._sources.copy(), *self._pictures, self._latents, self._idle_faces]
+        return sum(each.nbytes for each in [*arrays, *self._patches.copy().values()] if each is not None)
 
     def initial_state(self) -> MotionState:
         """Motion memory of a new session."""
@@ -205,14 +211,16 @@ class Renderer:
         if self._cache is None:
             return None
         found = self._cache.load(self._engine.spec.weights_id, self._actor.fingerprint, kind)
-        usable = found is not None and found.ndim == 4 and len(found) == len(self._pictures)
+        usable = found is not None and found.ndim == 4 and len(found) == self._count
         return found if usable and found is not None and found.dtype == dtype else None
 
     def restore(self) -> None:
-        """Take what the cache has: latents, and the idle faces, which are pasted into the pictures here."""
+        """Take what the cache has: latents, and with them the idle faces, which are pasted in here."""
         latents = self._cached(LATENTS, np.float16)
-        if latents is not None:
-            self._latents, self._encoded = latents, len(latents)
+        if latents is None:
+            return
+        self._latents = latents
+        self._keep_planes(self._count)
         rows, columns = paste_box()
         faces = self._cached(self._idle_kind, np.uint8)
         if faces is None or faces.shape[1:] != (rows.stop - rows.start, columns.stop - columns.start, 3):
@@ -223,23 +231,29 @@ class Renderer:
             self._pictures[index] = self._pasted(index, face)
         self._idle_done = len(faces)
 
+    def _keep_planes(self, count: int) -> None:
+        """Of so many frames, the next ones, RGB is not needed any more."""
+        for _ in range(count):
+            self._pictures.append(planar(self._sources[0]))
+            self._sources.popleft()
+
     def prepare_next(self, frames: int = ENCODE_BATCH) -> bool:
         """Encode the appearance of at most ``frames`` more clip frames; False when all are done."""
-        actor, count = self._actor, len(self._pictures)
+        actor, encoded, count = self._actor, len(self._pictures), self._count
         if self._view is None:
             motion = actor.motion
             identity = self._engine.identity(np.ascontiguousarray(motion.rest[:, :2]))
             self._view = ActorView(actor.card.name, motion.order, actor.upper, identity)
-        batch = range(self._encoded, min(self._encoded + frames, count))
+        batch = range(encoded, min(encoded + frames, count))
         if batch:
-            faces = np.stack([crop(self._pictures[i], actor.matrices[i]) for i in batch])
+            faces = np.stack([crop(self._sources[i - encoded], actor.matrices[i]) for i in batch])
             latents = self._engine.encode_appearance(actor.references.pictures, faces).astype(np.float16)
             if self._latents is None:
                 self._latents = np.empty((count, *latents.shape[1:]), np.float16)
                 self._unsaved.add(LATENTS)
             self._latents[batch.start : batch.stop] = latents
-            self._encoded = batch.stop
-        return self._encoded < count
+            self._keep_planes(len(batch))
+        return batch.stop < count
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Encode the appearance of every clip frame, or take it from the cache; keep it there.
@@ -249,9 +263,9 @@ class Renderer:
         self.restore()
         more = True
         while more:
-            before = self._encoded
+            before = len(self._pictures)
             more = self.prepare_next()
-            if progress is not None and self._encoded > before:
+            if progress is not None and len(self._pictures) > before:
                 progress(*self.progress)
         self.keep()
 
@@ -259,12 +273,15 @@ class Renderer:
         """Write what is complete and not on disk yet (slow; any thread, one at a time)."""
         if self._cache is None:
             return
-        done = {LATENTS: (self._latents, self._encoded), self._idle_kind: (self._idle_faces, self._idle_done)}
+        done = {
+            LATENTS: (self._latents, len(self._pictures)),
+            self._idle_kind: (self._idle_faces, self._idle_done),
+        }
         for kind, (array, count) in done.items():
-            if kind in self._unsaved and array is not None and count == len(self._pictures):
+            if kind in self._unsaved and array is not None and count == self._count:
                 self._cache.keep(self._engine.spec.weights_id, self._actor.fingerprint, kind, array)
                 self._unsaved.discard(kind)
-        if self._idle_kind not in self._unsaved and self._idle_done == len(self._pictures):
+        if self._idle_kind not in self._unsaved and self._idle_done == self._count:
             self._idle_faces = None
 
     def execute(self, job: Job) -> JobResult:
@@ -291,12 +308,12 @@ class Renderer:
 
     def draw(self, frames: Sequence[FrameSpec]) -> tuple[Drawn, npt.NDArray[Any]]:
         """What the decoder is told of some frames, latents included; any thread."""
-        if self._latents is None or self._encoded < len(self._pictures):
+        if self._latents is None or len(self._pictures) < self._count:
             raise BadInput("the renderer is not prepared")
         return self._draw(frames), _rows([self._latents[spec.clip_index] for spec in frames])
 
     def finish(self, frames: Sequence[FrameSpec], faces: U8) -> tuple[U8, ...]:
-        """Decoded crops uint8 [B, 256, 256, 3] of some frames, pasted into their pictures; any thread."""
+        """Decoded crops uint8 [B, 256, 256, 3] of some frames, pasted into planar pictures; any thread."""
         return tuple(self._finish(spec, face) for spec, face in zip(frames, faces, strict=True))
 
     def _draw(self, frames: Sequence[FrameSpec]) -> Drawn:
@@ -319,25 +336,31 @@ class Renderer:
 
     def _pasted(self, index: int, face: U8) -> U8:
         """A clip frame with a rendered crop on it."""
+        if index not in self._patches:
+            self._patches[index] = self._patch(index)
+        place = self._patches[index]
+        return self._pictures[index].copy() if place is None else overlay(self._pictures[index], face, place)
+
+    def _patch(self, index: int) -> Patch | None:
         motion, matrix = self._actor.motion, self._actor.matrices[index]
         pose = motion.poses.select(slice(index, index + 1))
         seen = frame_to_crop(from_canonical(motion.canonical[index : index + 1], pose)[0, :, :2], matrix)
-        return paste(self._pictures[index], face, matrix, side=side_weight(seen, pose.turn_deg(0)))
+        return patch(size_of(self._pictures[index]), matrix, side_weight(seen, pose.turn_deg(0)))
 
     def _finish(self, spec: FrameSpec, face: U8) -> U8:
         picture = self._pasted(spec.clip_index, face)
         if self._testcard and spec.audio_peak > FLASH_PEAK:
-            picture[: picture.shape[0] // 2, : picture.shape[1] // 2] = 255
+            whiten(picture)
         return picture
 
     def idle_picture(self, clip_index: int) -> U8:
-        """What silence shows at a clip frame: uint8 RGB [H, W, 3]; the source's own until it is rendered."""
+        """What silence shows at a clip frame, planar; the source's own until it is rendered."""
         return self._pictures[clip_index]
 
     def render_next_idle(self) -> bool:
         """Render one more idle picture; False when all are done."""
-        index, count = self._idle_done, len(self._pictures)
-        if index >= count or self._latents is None:
+        index, count = self._idle_done, self._count
+        if index >= len(self._pictures) or self._latents is None:
             return False
         face = self._decode(self._draw([FrameSpec(index, None)]), self._latents[index : index + 1])[0]
         part = face[paste_box()]

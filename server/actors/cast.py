@@ -74,7 +74,7 @@ class SharedRenderer(Protocol):
         ...
 
     def idle_picture(self, clip_index: int) -> U8:
-        """What silence shows: uint8 RGB [H, W, 3]; any thread."""
+        """What silence shows, planar (``mytalk.video.planar``); any thread."""
         ...
 
     def render_next_idle(self) -> bool:

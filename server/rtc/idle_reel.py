@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from av.video.reformatter import VideoReformatter
 
 from mytalk.types import U8
 from server.rtc.video_encoder import OutPicture, ReelPart, encode_h264, open_h264
@@ -31,7 +30,6 @@ class IdleReel:
         self._name, self._bits_per_s = name, bits_per_s
         self._encoded: list[bytes] = []
         self._codec: Any = None
-        self._reformatter = VideoReformatter()
 
     @property
     def complete(self) -> bool:
@@ -50,7 +48,7 @@ class IdleReel:
         """
         begin = len(self._encoded)
         for place in range(begin, min(begin + PIECE, len(self._order))):
-            picture = OutPicture(self._picture_at(self._order[place]), place).converted(self._reformatter)
+            picture = OutPicture(self._picture_at(self._order[place]), place).as_frame()
             if self._codec is None:
                 self._codec = open_h264(self._name, picture.width, picture.height, self._bits_per_s)
             self._encoded.append(encode_h264(self._codec, picture, key=place % KEY_EVERY == 0))

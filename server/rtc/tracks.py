@@ -68,7 +68,7 @@ class VideoOut(MediaStreamTrack):  # type: ignore[misc]
     kind = "video"
 
     def __init__(self, clock: Callable[[], float], on_sent: Callable[[float], None]) -> None:
-        """on_sent: called with the seconds that colour conversion, encoding and sending of a picture took."""
+        """on_sent: called with the seconds that encoding and sending of a picture took."""
         super().__init__()
         self._clock = clock
         self._on_sent = on_sent
@@ -76,14 +76,14 @@ class VideoOut(MediaStreamTrack):  # type: ignore[misc]
         self._handed_out_s: float | None = None
 
     def put(self, slot: int, picture: U8, part: ReelPart | None = None) -> bool:
-        """Queue uint8 RGB [H, W, 3] for a slot; False when an older picture was dropped for it.
+        """Queue a picture for a slot; False when an older one was dropped for it.
 
-        part: the same picture as it was encoded for everybody, where it was.
+        picture: planar, see ``mytalk.video.planar``. part: as it was encoded for everybody, where it was.
         """
         return self._queue.put(OutPicture(picture, slot, part))
 
     async def recv(self) -> OutPicture:
-        """Next picture, as RGB: it is converted in the thread that encodes it."""
+        """Next picture."""
         if self._handed_out_s is not None:
             self._on_sent(self._clock() - self._handed_out_s)
             self._handed_out_s = None

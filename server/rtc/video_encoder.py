@@ -19,10 +19,10 @@ from aiortc.codecs.vpx import Vp8Encoder as AiortcVp8
 from aiortc.mediastreams import convert_timebase
 from av.frame import Frame
 from av.video.frame import PictureType
-from av.video.reformatter import VideoReformatter
 
 from mytalk.clock import FPS, exact_div
 from mytalk.types import U8
+from mytalk.video.planar import frame_of
 
 logger = logging.getLogger(__name__)
 VIDEO_RATE = 90_000  # Hz, the RTP clock of video
@@ -71,20 +71,18 @@ class ReelPart:
 
 
 class OutPicture(Frame):
-    """A picture on its way to the encoder, which converts it in its own thread."""
+    """A picture on its way to the encoder, which wraps it in its own thread."""
 
     def __init__(self, picture: U8, slot: int, part: ReelPart | None = None) -> None:
-        """picture: uint8 RGB [H, W, 3]. part: the same picture as it was encoded for all, where it was."""
+        """picture: see ``mytalk.video.planar``. part: the same as it was encoded for all, where it was."""
         super().__init__()
         self.picture, self.part = picture, part
         self.pts = slot * VIDEO_TICKS_PER_FRAME
         self.time_base = VIDEO_TIME_BASE
 
-    def converted(self, reformatter: VideoReformatter) -> av.VideoFrame:
-        """As yuv420p, even sizes (the last odd row or column is left out)."""
-        height, width = (size // 2 * 2 for size in self.picture.shape[:2])
-        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(self.picture[:height, :width]), "rgb24")
-        frame = reformatter.reformat(rgb, format="yuv420p")
+    def as_frame(self) -> av.VideoFrame:
+        """What the codec takes."""
+        frame: av.VideoFrame = frame_of(self.picture)
         frame.pts, frame.time_base = self.pts, self.time_base
         return frame
 
@@ -123,7 +121,6 @@ class H264Encoder(AiortcH264):  # type: ignore[misc]
         self._name = name
         self._codec: Any = None
         self._bits_per_s = 0
-        self._reformatter = VideoReformatter()
         self._reel_index: int | None = None  # of the part sent last; None: the last picture was its own
 
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
@@ -147,7 +144,7 @@ class H264Encoder(AiortcH264):  # type: ignore[misc]
         return not force_keyframe and self._reel_index is not None and part.follows(self._reel_index)
 
     def _own(self, frame: OutPicture, key: bool) -> bytes:
-        picture = frame.converted(self._reformatter)
+        picture = frame.as_frame()
         if not self._fits(picture.width, picture.height):
             self._codec = self._open(picture.width, picture.height)
         return encode_h264(self._codec, picture, key=key)
@@ -176,14 +173,10 @@ class H264Encoder(AiortcH264):  # type: ignore[misc]
 class Vp8Encoder(AiortcVp8):  # type: ignore[misc]
     """aiortc's VP8, fed with ``OutPicture``."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._reformatter = VideoReformatter()
-
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
         """RTP payloads and RTP time of one ``OutPicture``."""
         assert isinstance(frame, OutPicture)
-        encoded: tuple[list[bytes], int] = super().encode(frame.converted(self._reformatter), force_keyframe)
+        encoded: tuple[list[bytes], int] = super().encode(frame.as_frame(), force_keyframe)
         return encoded
 
 
@@ -207,7 +200,7 @@ def works(name: str) -> bool:
     """Whether an H.264 encoder is there and encodes one small picture."""
     try:
         codec = open_h264(name, 256, 256, 500_000)
-        picture = OutPicture(np.zeros((256, 256, 3), np.uint8), 0).converted(VideoReformatter())
+        picture = OutPicture(np.zeros((384, 256), np.uint8), 0).as_frame()
         return bool(encode_h264(codec, picture, key=True))
     except (av.FFmpegError, ValueError) as error:
         logger.debug("%s does not work here: %s", name, error)

@@ -1,0 +1,71 @@
+"""Pictures as an encoder takes them: yuv420p (BT.601, 16..235) in one array, half the bytes of RGB.
+
+A planar picture is uint8 [H·3/2, W], H and W even: H rows of luma, then both chroma planes, H/2 × W/2 each.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from mytalk.types import U8
+
+WHITE = (235, 128, 128)  # luma and both chroma of the brightest
+SUBSAMPLED, FULL = "yuv420p", "yuv444p"
+
+
+class _Converter(threading.local):
+    """Each thread's own, as it keeps tables between two pictures of one size."""
+
+    def __init__(self) -> None:
+        self.reformatter = VideoReformatter()
+
+    def convert(self, picture: U8, source: str, target: str) -> U8:
+        frame = av.VideoFrame.from_ndarray(picture, source)
+        return np.asarray(self.reformatter.reformat(frame, format=target).to_ndarray(), np.uint8)
+
+
+_converter = _Converter()
+
+
+def planar(rgb: U8) -> U8:
+    """uint8 RGB [H, W, 3] → planar; the last column or row of an odd size is left out."""
+    height, width = (size // 2 * 2 for size in rgb.shape[:2])
+    return _converter.convert(np.ascontiguousarray(rgb[:height, :width]), "rgb24", SUBSAMPLED)
+
+
+def rgb_of(picture: U8) -> U8:
+    """Planar → uint8 RGB [H, W, 3]."""
+    return _converter.convert(picture, SUBSAMPLED, "rgb24")
+
+
+def frame_of(picture: U8) -> Any:
+    """Planar → ``av.VideoFrame`` with a copy of it."""
+    return av.VideoFrame.from_ndarray(picture, SUBSAMPLED)
+
+
+def full_planes(rgb: U8) -> U8:
+    """uint8 RGB [H, W, 3], C-contiguous → luma and chroma of every pixel, uint8 [3, H, W]."""
+    return _converter.convert(rgb, "rgb24", FULL)
+
+
+def size_of(picture: U8) -> tuple[int, int]:
+    """Width and height of a planar picture."""
+    return picture.shape[1], len(picture) * 2 // 3
+
+
+def planes_of(picture: U8) -> tuple[U8, U8, U8]:
+    """Views of a planar picture: luma [H, W], chroma [H/2, W/2] twice."""
+    width, height = size_of(picture)
+    chroma = picture[height:].reshape(2, height // 2, width // 2)
+    return picture[:height], chroma[0], chroma[1]
+
+
+def whiten(picture: U8) -> None:
+    """Make the top-left quarter of a planar picture white, in place."""
+    for plane, value in zip(planes_of(picture), WHITE, strict=True):
+        plane[: plane.shape[0] // 2, : plane.shape[1] // 2] = value
