@@ -26,6 +26,7 @@ from benchmarks.server_process import ServerFailed, ServerProcess, cpu_seconds
 from benchmarks.summary import KEYS, CallFigures, call_figures, live_summary
 from clients.headless.call import Call, CallOptions, allow_loopback
 from clients.headless.errors import ClientError
+from clients.headless.network import BadNetwork
 from clients.headless.report import delays
 from clients.headless.signalling import Signalling
 from clients.headless.sources import Microphone
@@ -68,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--lookahead", type=int, metavar="FRAMES", help="frames heard ahead (default: the server's)"
     )
+    p.add_argument("--loss", type=float, default=0.0, metavar="PCT", help="of the microphones' packets")
+    p.add_argument("--jitter", type=float, default=0.0, metavar="MS", help="each of them is late by 0..MS")
     p.add_argument(
         "--sweep",
         nargs=argparse.REMAINDER,
@@ -78,15 +81,17 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-async def live(options: CallOptions, seconds: float, sessions: int, pid: int | None) -> dict[str, Any]:
-    """Part one: K microphones with click trains, all at once."""
+async def live(
+    options: CallOptions, seconds: float, sessions: int, pid: int | None, networks: Sequence[BadNetwork]
+) -> dict[str, Any]:
+    """Part one: K microphones with click trains, all at once; networks: one for each."""
     # trains of different phase, so that the calls' clicks do not fall together
     trains = [click_times(seconds, first_s=2.0 + 0.31 * k) for k in range(sessions)]
     microphones = [Microphone(click_train(seconds, times, seed=k)) for k, times in enumerate(trains)]
     async with AsyncExitStack() as stack:
         calls = []
-        for microphone in microphones:
-            calls.append(await stack.enter_async_context(Call(options, microphone)))
+        for microphone, network in zip(microphones, networks, strict=True):
+            calls.append(await stack.enter_async_context(Call(options, microphone, network=network)))
             await asyncio.sleep(STAGGER_S)
         await asyncio.gather(*(call.first_picture() for call in calls))
         await asyncio.sleep(SETTLE_S)
@@ -183,11 +188,14 @@ async def measure(args: argparse.Namespace, url: str, pid: int | None) -> dict[s
     """Both parts against a running server."""
     options = CallOptions(url, args.actor, args.token, args.hop, args.lookahead)
     told = {"machine": machine(), "versions": versions(), "commit": commit()}
-    first = await live(options, args.seconds, args.sessions, pid)
+    loss, jitter_s = args.loss / 100, args.jitter / 1000
+    networks = [BadNetwork(loss=loss, jitter_s=jitter_s, seed=k) for k in range(args.sessions)]
+    first = await live(options, args.seconds, args.sessions, pid, networks)
     second = await pushed(options, args.seconds, args.sessions)
     third = await interrupted(options)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     settings = {"seconds": args.seconds, "hop": args.hop, "lookahead": args.lookahead, "actor": args.actor}
+    settings |= {"loss_pct": args.loss, "jitter_ms": args.jitter}
     async with Signalling(url, args.token) as signalling:
         engine = str((await signalling.health()).get("engine", args.engine))
     return ordered(
@@ -293,6 +301,8 @@ def main(argv: list[str] | None = None) -> int:
         return windows.main(args.sweep)
     if not (3 <= args.seconds <= 3600 and 1 <= args.sessions <= 64):
         parser().error("--seconds must be 3..3600 and --sessions 1..64")
+    if not (0 <= args.loss < 100 and 0 <= args.jitter <= 1000):
+        parser().error("--loss must be 0..100 and --jitter 0..1000")
     console = Console(stderr=True)
     try:
         report = run(args, console)

@@ -12,13 +12,14 @@ import pytest
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import RtpPacket
 
+from clients.headless.network import BadNetwork
 from clients.headless.sources import Microphone as Talker
 from clients.headless.testcard import ClickDetector, click_times, click_train
 from mytalk.errors import Overloaded, SessionClosed
 from mytalk.types import I16
 from server.rtc.listening import Listener
 from server.rtc.setup import take_packets
-from tests.lossy import BadNetwork, one_way, until
+from tests.lossy import one_way, until
 
 RATE = 48_000
 

@@ -25,6 +25,7 @@ from aiortc import (
 from aiortc.mediastreams import MediaStreamError
 
 from clients.headless.errors import ConnectionLost, NothingReceived, Refused
+from clients.headless.network import BadNetwork
 from clients.headless.receive import SenderClock, make_prompt
 from clients.headless.recorder import Recorder
 from clients.headless.signalling import Answer, Signalling
@@ -126,13 +127,15 @@ class Call:
         options: CallOptions,
         microphone: MediaStreamTrack | None = None,
         recorder: Recorder | None = None,
+        network: BadNetwork | None = None,
     ) -> None:
+        """network: what becomes of the microphone's packets; None: the real one alone."""
         self.options = options
         self.observed = Observations()
         self.clocks: dict[str, SenderClock] = {}
         self.session_id: str | None = None
         self._microphone = microphone
-        self._recorder = recorder
+        self._recorder, self._network = recorder, network
         self._signalling = Signalling(options.url, options.token)
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._channel: RTCDataChannel = self._peer.createDataChannel("speech")
@@ -162,6 +165,8 @@ class Call:
             direction = sending if kind == "audio" else "recvonly"
             transceiver = self._peer.addTransceiver(source, direction=direction)
             self.clocks[kind] = make_prompt(transceiver.receiver, kind)
+            if kind == "audio" and self._network is not None:
+                self._network.attach(transceiver.sender)
         self._peer.on("track", self._on_track)
         self._peer.on("connectionstatechange", self._on_state)
         self._channel.on("message", self._on_message)
@@ -250,6 +255,8 @@ class Call:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._network is not None:
+            await self._network.close()
         with contextlib.suppress(TimeoutError, ConnectionError):
             # aiortc's close can hang on a broken transport, so it is bounded
             await asyncio.wait_for(self._peer.close(), CLOSE_S)
