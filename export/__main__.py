@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from export.bundle import (
+    Int8,
     Steps,
     engines_for,
+    load_appearance,
     load_trained,
     prove,
     retired_files,
@@ -33,9 +37,12 @@ from export.parity import (
     precision_of,
     refer,
 )
+from export.quantise import decoder_samples
+from export.sensitivity import compare_layers
 from mytalk.engines import ENGINES, load_engine
 from mytalk.engines.bundle import INT8_DECODER, read_manifest
 from mytalk.errors import BadInput, EngineFailed, MyTalkError
+from mytalk.models.appearance import AppearanceModel
 
 TARGETS = ("onnx", "openvino", "tensorrt")
 
@@ -75,7 +82,8 @@ def export(args: argparse.Namespace) -> str:
     material = load_material(args.speech, args.actor)
     trained = load_trained(motion, appearance)
     steps = Steps(args.steps, tuple(sorted({*args.step_counts, args.steps})))
-    _make(args.out, lambda folder: write_bundle(trained, steps, args.calibrate, folder), engines, material)
+    int8 = _int8(args)
+    _make(args.out, lambda folder: write_bundle(trained, steps, int8, folder), engines, material)
     return _told(args.out)
 
 
@@ -107,11 +115,45 @@ def update(args: argparse.Namespace) -> str:
     """Bring a bundle up to date, in its place; returns a line for a person."""
     steps = Steps(args.steps, tuple(sorted({*args.step_counts, args.steps})))
     material = load_material(args.speech, args.actor)
-    engines = ["onnx-fp32", *(["onnx-int8"] if (args.bundle / INT8_DECODER).exists() else [])]
-    _make(args.bundle, lambda folder: update_bundle(args.bundle, steps, folder), engines, material)
+    int8 = _int8(args)
+    engines = ["onnx-fp32"]
+    if int8 is not None:
+        engines += ["onnx-fp16", "onnx-int8"]
+    elif (args.bundle / INT8_DECODER).exists():
+        engines.append("onnx-int8")
+    _make(args.bundle, lambda folder: update_bundle(args.bundle, steps, folder, int8), engines, material)
     for path in retired_files(args.bundle, steps):
         path.unlink()
     return _told(args.bundle)
+
+
+def _int8(args: argparse.Namespace) -> Int8 | None:
+    return None if args.calibrate is None else Int8(args.calibrate, args.int8_db)
+
+
+def sensitivity(args: argparse.Namespace) -> list[str]:
+    """Lines about every convolution of a bundle's decoder: what keeping it in float32 brings and costs."""
+    try:
+        manifest = read_manifest(args.bundle)
+        weights_id = manifest["spec"]["weights_id"]
+        model = load_appearance(args.bundle, manifest)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise BadInput(f"{args.bundle}: not a bundle whose weights can be read ({error})") from error
+    if not isinstance(model, AppearanceModel):
+        raise BadInput("int8 is for the size tiny")
+    seen, unseen = (decoder_samples(model, args.calibrate, held_out=which) for which in (False, True))
+    base, layers = compare_layers(args.bundle / "decode.onnx", seen, unseen)
+    if args.json is not None:
+        report = {
+            "weights_id": weights_id,
+            "int8_picture_db": base,
+            "layers": [asdict(layer) for layer in layers],
+        }
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    return [
+        f"all in int8: {base:.2f} dB; in float32 alone, by what it brings:",
+        *(f"{one.name:44} {one.gain_db:+6.2f} dB {one.cost_ms:+6.2f} ms" for one in layers),
+    ]
 
 
 def check(bundle: Path, engine: str | None, material: Material) -> list[str]:
@@ -159,6 +201,32 @@ def _step_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _int8_options(parser: argparse.ArgumentParser, about: str) -> None:
+    parser.add_argument("--calibrate", type=Path, metavar="FILE", help=about)
+    parser.add_argument(
+        "--int8-db",
+        type=float,
+        default=LIMITS["int8"].picture_db,
+        metavar="DB",
+        help="keep the most sensitive convolutions in float32 until pictures of held-out clips are so close "
+        "to float32 (default %(default)s)",
+    )
+
+
+def _sensitivity_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export sensitivity",
+        description="What it would bring and cost to keep each convolution of the int8 decoder in float32; "
+        "takes minutes.",
+    )
+    parser.add_argument("bundle", type=Path, help="bundle folder")
+    parser.add_argument(
+        "--calibrate", type=Path, metavar="FILE", required=True, help="file of training.calibration"
+    )
+    parser.add_argument("--json", type=Path, help="write the table here")
+    return parser
+
+
 def _update_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export update",
@@ -167,6 +235,7 @@ def _update_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("bundle", type=Path, help="bundle folder")
     _step_options(parser)
+    _int8_options(parser, "write the appearance graphs anew, too, and the int8 decoder by this file")
     _material_options(parser)
     return parser
 
@@ -186,7 +255,8 @@ def _export_parser() -> argparse.ArgumentParser:
         prog="python -m export",
         description=__doc__,
         epilog="python -m export check DIR [--engine NAME]: compare an exported bundle with torch again; "
-        "python -m export update DIR: write its motion graphs anew",
+        "python -m export update DIR: write its motion graphs anew; python -m export sensitivity DIR: which "
+        "convolutions int8 harms",
     )
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="holds the runs motion and appearance")
     parser.add_argument("--motion", type=Path, help="run folder of training.motion")
@@ -198,12 +268,7 @@ def _export_parser() -> argparse.ArgumentParser:
         help="of the per-frame decoder (default: fp16 for tensorrt, int8 with --calibrate, else fp32)",
     )
     _step_options(parser)
-    parser.add_argument(
-        "--calibrate",
-        type=Path,
-        metavar="FILE",
-        help="also write an int8 decoder (file of training.calibration)",
-    )
+    _int8_options(parser, "also write an int8 decoder (file of training.calibration)")
     parser.add_argument("--out", type=Path, required=True, help="bundle folder (its model card is kept)")
     _material_options(parser)
     return parser
@@ -216,6 +281,8 @@ def main(argv: list[str] | None = None) -> int:
         if given[:1] == ["check"]:
             args = _check_parser().parse_args(given[1:])
             print(*check(args.bundle, args.engine, load_material(args.speech, args.actor)), sep="\n")
+        elif given[:1] == ["sensitivity"]:
+            print(*sensitivity(_sensitivity_parser().parse_args(given[1:])), sep="\n")
         elif given[:1] == ["update"]:
             print(update(_update_parser().parse_args(given[1:])))
         else:

@@ -16,9 +16,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from export.onnx import export_graphs, export_motion, round_to_half
+from export.onnx import export_appearance, export_graphs, export_motion, round_to_half
 from export.parity import LIMITS, REFERENCE, Material, compare, enforce, precision_of, refer
-from export.quantise import halve_decoder, quantise_decoder
+from export.quantise import halve_decoder
+from export.sensitivity import quantise_within
 from mytalk.engines import ENGINES, load_engine
 from mytalk.engines.bundle import (
     FORMAT,
@@ -28,7 +29,7 @@ from mytalk.engines.bundle import (
     graph_names,
     motion_graph,
 )
-from mytalk.errors import BadInput, MyTalkError
+from mytalk.errors import BadInput
 from mytalk.landmarks.layout import load_layout
 from mytalk.models.appearance import AppearanceModel
 from mytalk.models.checkpoint import load_checkpoint
@@ -134,25 +135,30 @@ def _save_half(model: torch.nn.Module, path: Path) -> None:
     save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, str(path))
 
 
-def write_bundle(trained: Trained, steps: Steps, calibrate: Path | None, folder: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """How an int8 decoder is made.
+
+    calibrate: a file of ``training.calibration``. picture_db: how close pictures of its held-out clips
+    have to be to float32; convolutions stay in float32 as far as that takes, the most sensitive first.
+    """
+
+    calibrate: Path
+    picture_db: float = LIMITS["int8"].picture_db
+
+
+def write_bundle(trained: Trained, steps: Steps, int8: Int8 | None, folder: Path) -> None:
     """Write graphs, weights and the manifest into ``folder``; its parity is not measured yet.
 
-    calibrate: a file of ``training.calibration``, for an int8 decoder too. Raises ``BadInput`` if it is
-    not one, and ``MyTalkError`` if the int8 decoder is too far from float32 on its held-out clips.
+    int8: for an int8 decoder too. Raises ``BadInput`` if its calibration is none, and ``MyTalkError`` if it
+    is too far from float32 on held-out clips.
     """
     models = {"motion": trained.motion, "identity": trained.identity, "appearance": trained.appearance}
     for model in models.values():
         round_to_half(model)
     export_graphs(trained.motion, trained.identity, trained.appearance, sorted(steps.counts), folder)
     halve_decoder(folder / "decode.onnx", folder / HALF_DECODER)
-    parity = {}
-    if calibrate is not None:
-        if not isinstance(trained.appearance, AppearanceModel):
-            raise BadInput("int8 is for the size tiny: the others are meant for cards; leave out --calibrate")
-        int8 = quantise_decoder(trained.appearance, folder / "decode.onnx", folder / INT8_DECODER, calibrate)
-        parity["int8_picture_db"] = int8
-        if not int8 >= LIMITS["int8"].picture_db:
-            raise MyTalkError(f"int8 is too far from float32: {int8:.1f} dB on held-out clips")
+    parity = {} if int8 is None else write_int8(trained.appearance, int8, folder)
     for name, model in models.items():
         _save_half(model, folder / f"{name}.safetensors")
     files, weights_id = _hashes(folder)
@@ -172,13 +178,23 @@ def write_bundle(trained: Trained, steps: Steps, calibrate: Path | None, folder:
             "appearance": asdict(trained.appearance.config),
         },
         "shapes": _all_shapes(folder, steps),
-        "precisions": ["fp32", "fp16", *(["int8"] if calibrate is not None else [])],
+        "precisions": ["fp32", "fp16", *(["int8"] if int8 is not None else [])],
         "training": trained.runs,
         "commit": _commit(),
         "parity": parity,
         "files": files,
     }
     _write_manifest(folder, manifest)
+
+
+def write_int8(appearance: Appearance, int8: Int8, folder: Path) -> dict[str, Any]:
+    """Write the int8 decoder beside the float one; returns what the manifest tells of its parity."""
+    if not isinstance(appearance, AppearanceModel):
+        raise BadInput("int8 is for the size tiny: the others are meant for cards; leave out --calibrate")
+    reached, kept = quantise_within(
+        appearance, folder / "decode.onnx", folder / INT8_DECODER, int8.calibrate, int8.picture_db
+    )
+    return {"int8_picture_db": reached, "int8_kept": list(kept)}
 
 
 def _hashes(folder: Path) -> tuple[dict[str, str], str]:
@@ -193,11 +209,12 @@ def _all_shapes(folder: Path, steps: Steps) -> dict[str, Any]:
     return {graph: _shapes(folder / f"{graph}.onnx") for graph in graph_names(sorted(steps.counts))}
 
 
-def update_bundle(bundle: Path, steps: Steps, folder: Path) -> None:
+def update_bundle(bundle: Path, steps: Steps, folder: Path, int8: Int8 | None = None) -> None:
     """Write the motion graphs of a bundle anew into ``folder``, beside its other files as they are.
 
     For bundles of an older format, and for other step counts; the weights come from its safetensors, so
-    nothing has to be trained. Raises ``BadInput`` if it is no bundle.
+    nothing has to be trained. int8: the appearance graphs are written anew, too, and the int8 decoder with
+    them. Raises ``BadInput`` if it is no bundle.
     """
     try:
         manifest = json.loads((bundle / "manifest.json").read_text())
@@ -206,13 +223,26 @@ def update_bundle(bundle: Path, steps: Steps, folder: Path) -> None:
         for name in manifest["files"]:
             if not name.startswith("motion") or name.endswith(".safetensors"):
                 shutil.copy(bundle / name, folder / name)
+        appearance = load_appearance(bundle, manifest)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{bundle}: not a bundle that can be brought up to date ({error})") from error
     export_motion(model.eval(), sorted(steps.counts), folder)
+    if int8 is not None:
+        export_appearance(appearance, folder)
+        halve_decoder(folder / "decode.onnx", folder / HALF_DECODER)
+        manifest["parity"] |= write_int8(appearance, int8, folder)
+        manifest["precisions"] = ["fp32", "fp16", "int8"]
     files, weights_id = _hashes(folder)
     manifest |= {"format": FORMAT, "files": files, "shapes": _all_shapes(folder, steps)}
     manifest["spec"] = _spec(model.config, steps, weights_id)
     _write_manifest(folder, manifest)
+
+
+def load_appearance(bundle: Path, manifest: dict[str, Any]) -> Appearance:
+    """The appearance model of a bundle; raises what files and weights that do not fit raise."""
+    appearance = appearance_from(manifest["configs"]["appearance"], torch.from_numpy(hidden_mask()))
+    appearance.load_state_dict(load_file(bundle / "appearance.safetensors"))
+    return appearance.eval()
 
 
 def retired_files(bundle: Path, steps: Steps) -> list[Path]:

@@ -11,6 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from export.graph import tidy
 from mytalk.clock import exact_div
 from mytalk.engines.bundle import MOTION_WEIGHTS, motion_graph
 from mytalk.errors import MyTalkError
@@ -73,7 +74,7 @@ def _program(
         )
     if program is None:
         raise MyTalkError(f"torch could not export {type(module).__name__}")
-    return _store_half(program.model_proto)
+    return _store_half(tidy(program.model_proto))
 
 
 def _export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from mytalk.errors import BadInput
+from export.fold import LAST, fold_convolutions
+from export.graph import GraphEditor
+from mytalk.errors import BadInput, MyTalkError
 from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.warp import fine_windows, reference_flows
@@ -22,6 +25,7 @@ from mytalk.models.appearance import AppearanceModel
 from mytalk.models.streaming import AppearanceEncoders
 
 Inputs = dict[str, npt.NDArray[Any]]
+MOVING = ("Transpose", "Reshape", "Slice", "Pad")  # they change no value, so that bytes go through them
 
 
 class _Reader(CalibrationDataReader):
@@ -35,7 +39,7 @@ class _Reader(CalibrationDataReader):
         return next(self._samples, None)
 
 
-def _samples(model: AppearanceModel, calibration: Path, *, held_out: bool) -> list[Inputs]:
+def decoder_samples(model: AppearanceModel, calibration: Path, *, held_out: bool) -> list[Inputs]:
     """Decoder inputs of real frames, one each, by name (see ``AppearanceDecoder``)."""
     try:
         with np.load(calibration, allow_pickle=False) as data:
@@ -126,30 +130,121 @@ def _keep_whole(model: onnx.ModelProto) -> None:
         nodes.remove(node)
 
 
-def quantise_decoder(model: AppearanceModel, source: Path, target: Path, calibration: Path) -> float:
-    """Write the int8 twin of ``source``; returns its PSNR in dB against it on held-out clips.
+def quantise_graph(source: Path, target: Path, samples: list[Inputs], kept: Collection[str] = ()) -> None:
+    """Write the int8 twin of a decoder's graph, its activations measured on ``samples``.
 
-    All convolutions get int8 weights per channel and uint8 activations; the last one only adds to pixels that
-    are not rounded. calibration: a file of ``training.calibration``; raises ``BadInput`` if it is not one.
+    Convolutions get int8 weights per channel and uint8 activations, and what lies between them stays in
+    bytes; the sum that is the picture is rounded once, to the picture's own bytes. kept: parameters (as
+    ``decoder.out.conv.weight``) whose convolutions stay float32.
     """
-    seen, unseen = (_samples(model, calibration, held_out=which) for which in (False, True))
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.onnx"
         _plain_float(source, plain)
+        graph = onnx.load(str(plain))
+        chosen = [
+            node.name for node in graph.graph.node if node.op_type == "Conv" and not _is_kept(node, kept)
+        ]
+        fold_convolutions(graph, chosen)
+        shown = _end_in_sum(graph)
+        onnx.save(graph, str(plain))
+        byte = {"scale": np.array(1 / 255, np.float32), "zero_point": np.array(0, np.uint8)}
         quantize_static(
             str(plain),
             str(target),
-            _Reader(seen),
+            _Reader(samples),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=["Conv"],
+            op_types_to_quantize=["Conv", "Relu", "Add", "Concat", *MOVING],
+            nodes_to_quantize=_in_bytes(graph, set(chosen), shown),
+            extra_options={"ForceQuantizeNoInputCheck": True, "TensorQuantOverrides": {shown: [byte]}},
         )
-    return _agreement_db(source, target, unseen)
+    made = onnx.load(str(target))
+    _end_in_bytes(made)
+    onnx.save(made, str(target))
 
 
-def _agreement_db(expected: Path, actual: Path, samples: list[Inputs]) -> float:
+def _is_kept(node: onnx.NodeProto, kept: Collection[str]) -> bool:
+    return any(node.input[1].endswith(name) for name in kept)
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> Any:
+    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), None)
+
+
+def _to_bytes(nodes: Sequence[onnx.NodeProto]) -> onnx.NodeProto:
+    return next(
+        node for node in nodes if node.op_type == "Cast" and _attribute(node, "to") == onnx.TensorProto.UINT8
+    )
+
+
+def _end_in_sum(model: onnx.ModelProto) -> str:
+    """Let the graph end in the sum that the picture is, channels last, in place; returns that sum's name.
+
+    Clipping, scaling and rounding go: they are what quantising that sum to steps of 1 / 255 does.
+    """
+    editor = GraphEditor(model)
+    cast = _to_bytes(editor.nodes)
+    clip: onnx.NodeProto | None = cast
+    while clip is not None and clip.op_type != "Clip":
+        clip = editor.maker(clip.input[0])
+    total = editor.maker(clip.input[0]) if clip is not None else None
+    painted = editor.maker(total.input[1]) if total is not None else None
+    last = editor.users(cast.output[0])[0]
+    if total is None or painted is None or (painted.op_type, last.op_type) != ("Transpose", "Transpose"):
+        raise MyTalkError("int8: the decoder's graph does not end in clipping a sum")
+    taken = editor.add("Transpose", [total.input[0]], total, perm=LAST)
+    shown = editor.add("Add", [taken, painted.input[0]], total)
+    editor.replace(last.output[0], editor.add("Cast", [shown], last, to=onnx.TensorProto.UINT8))
+    editor.finish()
+    return shown
+
+
+def _in_bytes(model: onnx.ModelProto, convolutions: set[str], shown: str) -> list[str]:
+    """Names of all nodes that take and give bytes: the convolutions, and what lies between them."""
+    chosen, made = [], set()
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    for node in model.graph.node:
+        after = users.get(node.output[0], [])
+        ready = [name in made for name in node.input[:2]]
+        wanted = {
+            "Conv": node.name in convolutions,
+            "Relu": ready[0],
+            "Concat": any(ready),
+            "Add": node.output[0] == shown or (all(ready) and [user.op_type for user in after] == ["Relu"]),
+        }
+        to_sum = node.op_type == "Transpose" and any(user.output[0] == shown for user in after)
+        if wanted.get(node.op_type, False) or (node.op_type in MOVING and ready[0]) or to_sum:
+            chosen.append(node.name)
+            made.update(node.output)
+    return chosen
+
+
+def _end_in_bytes(model: onnx.ModelProto) -> None:
+    """Give out the quantised sum itself, which is the picture; a graph's inputs stay exact for other uses."""
+    editor = GraphEditor(model)
+    cast = _to_bytes(editor.nodes)
+    back = editor.maker(cast.input[0])
+    if back is None or back.op_type != "DequantizeLinear":
+        raise MyTalkError("int8: the picture's sum was not quantised")
+    editor.replace(cast.output[0], back.input[0])
+    given = {value.name for value in model.graph.input}
+    for first in [
+        node for node in editor.nodes if node.op_type == "QuantizeLinear" and node.input[0] in given
+    ]:
+        rounded = editor.users(first.output[0])[0].output[0]
+        for user in editor.users(rounded):
+            if user.op_type == "Slice":  # the base, which is shown as it is
+                user.input[0] = first.input[0]
+    editor.finish()
+
+
+def agreement_db(expected: Path, actual: Path, samples: list[Inputs]) -> float:
+    """PSNR in dB between the pictures of two decoders, inside the window that is shown."""
     sessions = [
         onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         for path in (expected, actual)

@@ -20,9 +20,11 @@ settings.load_profile("mytalk")
 def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of small random models with an int8 decoder; made once, since exporting takes a while."""
     pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
-    from export.bundle import Steps, write_bundle
+    from export.bundle import Int8, Steps, write_bundle
     from tests.small_bundle import small_trained, write_calibration
 
     folder = tmp_path_factory.mktemp("small_bundle")
-    write_bundle(small_trained(), Steps(2, (1, 2)), write_calibration(folder.with_suffix(".npz")), folder)
+    write_bundle(
+        small_trained(), Steps(2, (1, 2)), Int8(write_calibration(folder.with_suffix(".npz"))), folder
+    )
     return folder

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
 
-from export.quantise import _samples  # noqa: E402
+from export.quantise import decoder_samples  # noqa: E402
 from mytalk.landmarks.warp import flow_shape  # noqa: E402
 from mytalk.models.appearance import AppearanceConfig, AppearanceModel  # noqa: E402
 from tests.prepared_data import write_data  # noqa: E402
@@ -29,7 +29,7 @@ def test_the_quantiser_reads_what_is_written_and_keeps_people_apart(data, tmp_pa
     assert set(held_out) == {False, True}
     model = AppearanceModel(AppearanceConfig(), torch.ones(256, 256))
     for which in (False, True):
-        samples = _samples(model, out, held_out=which)
+        samples = decoder_samples(model, out, held_out=which)
         assert len(samples) == FRAMES_PER_CLIP * int((held_out == which).sum())
         assert samples[0]["flows"].shape == (1, 3, 2, *flow_shape())
         assert samples[0]["references"].dtype == np.uint8

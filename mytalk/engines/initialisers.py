@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mytalk.actors.tuned import TunedDecoder
 from mytalk.engines.bundle import INT8_DECODER
+from mytalk.engines.folded import told_fold
 from mytalk.errors import EngineFailed
 from mytalk.types import F32
 
@@ -200,13 +201,16 @@ def with_tuned_int8(graph: Graph, base: Graph, tuned: TunedDecoder) -> bytes:
     left = dict(tuned.tensors)
     values: dict[str, npt.NDArray[np.generic]] = {}
     for convolution in graph.quantised_convolutions():
-        ends = {name for name in left if convolution.weight.endswith(PREFIX + name + QUANTISED)}
+        held, fold = told_fold(convolution.weight.removesuffix(QUANTISED))
+        ends = {name for name in left if held.endswith(PREFIX + name)}
         if not ends:
             continue
         weight = ends.pop()
         bias = weight.removesuffix("weight") + "bias"
         old = (_float(base, weight), _float(base, bias))
         new = left.pop(weight).astype(np.float32), left.pop(bias, old[1]).astype(np.float32)
+        if fold is not None:
+            old, new = ((fold.weight(kernel), fold.bias(offset)) for kernel, offset in (old, new))
         values |= _requantised(graph, convolution, old, new)
     for name, tensor in left.items():  # of convolutions that stayed float
         stored = graph.stored(name)

@@ -29,16 +29,23 @@ class Warp(nn.Module):
     Two heads correct the flow of each reference and weigh the warped references and the base against each
     other, at latent resolution. ``by_flow`` sees the flows: where one stretches, its reference has nothing
     to show, as a closed mouth has no teeth.
+
+    Node values become pixels by products with matrices, which runtimes are faster at than at resizing; the
+    fade at the edges is in the weights' own matrices.
     """
 
     grid: Tensor
-    fade: Tensor
+    spread_down: Tensor
+    spread_across: Tensor
+    faded_down: Tensor
+    faded_across: Tensor
     down: Tensor
     across: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.head = nn.Conv2d(width, 3 * REFERENCES + 1, 3, 1, 1)
+        # Without padding: it is given the neighbourhood and one node more on each side.
+        self.head = nn.Conv2d(width, 3 * REFERENCES + 1, 3)
         # Training starts from the landmarks' flow.
         last = nn.Conv2d(FLOW_WIDTH, 3 * REFERENCES + 1, 3, 1, 1)
         for head in (self.head, last):
@@ -48,17 +55,19 @@ class Warp(nn.Module):
         rows, columns = (
             torch.arange(begin * STRIDE, end * STRIDE) + 0.5 for begin, end in (NEAR_ROWS, NEAR_COLUMNS)
         )
+        # Pixels' positions in the window: x [1, 1, 1, 144] and y [1, 1, 144, 1] would be broadcast slowly.
         y, x = torch.meshgrid(rows, columns, indexing="ij")
-        inwards = [
-            torch.minimum(at - at[0], at[-1] - at).add(0.5).div(FADE_PX).clamp(max=1)
-            for at in (rows, columns)
-        ]
-        # Positions in the window, pixels: [2, 144, 144], x and y as in a flow.
-        self.register_buffer("grid", torch.stack([x, y]), persistent=False)
-        self.register_buffer("fade", inwards[0][:, None] * inwards[1], persistent=False)
+        buffers = {"grid": torch.stack([x, y])[:, None]}
+        for name, at, count in (("down", rows, NEAR_ROWS), ("across", columns, NEAR_COLUMNS)):
+            inwards = torch.minimum(at - at[0], at[-1] - at).add(0.5).div(FADE_PX).clamp(max=1)
+            matrix = _spreading(count[1] - count[0])
+            faded = (inwards[:, None] * matrix).half().float()  # exported graphs store it in 16 bits
+            for kind, made in (("spread", matrix), ("faded", faded)):
+                buffers[f"{kind}_{name}"] = made if name == "down" else made.T.contiguous()
         for name, size in (("down", HEIGHT), ("across", WIDTH)):
-            matrix = torch.from_numpy(finer((0, size), size, TRAINED_FINE))
-            self.register_buffer(name, matrix, persistent=False)
+            buffers[name] = torch.from_numpy(finer((0, size), size, TRAINED_FINE))
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer, persistent=False)
 
     def forward(self, features: Tensor, base: Tensor, references: Tensor, flows: Tensor) -> Tensor:
         """Warp and blend.
@@ -68,43 +77,55 @@ class Warp(nn.Module):
         gradient. flows: [B, 3, 2, 36, 36], crop pixels.
         """
         (top, bottom), (left, right) = NEAR_ROWS, NEAR_COLUMNS
-        seen = torch.cat([features[..., top:bottom, left:right], flows.flatten(1, 2) / FLOW_SCALE_PX], dim=1)
-        given = (self.head(features)[..., top:bottom, left:right] + LOGIT_GAIN * self.by_flow(seen)).float()
-        flow = _spread(FLOW_UNIT_PX * given[:, : 2 * REFERENCES] + flows.flatten(1, 2))
+        around = features[..., top - 1 : bottom + 1, left - 1 : right + 1]
+        seen = torch.cat([around[..., 1:-1, 1:-1], flows.flatten(1, 2) / FLOW_SCALE_PX], dim=1)
+        given = (self.head(around) + LOGIT_GAIN * self.by_flow(seen)).float()
+        flow = FLOW_UNIT_PX * given[:, : 2 * REFERENCES] + flows.flatten(1, 2)
         shares = given[:, 2 * REFERENCES :].softmax(dim=1)
-        where = self.grid + flow.unflatten(1, (REFERENCES, 2))
         looked_up = references.dtype == torch.uint8
-        warped = self._looked_up(references, where) if looked_up else self._interpolated(references, where)
-        # Shares of the base, and of the references at their scale of brightness.
+        read = self._looked_up if looked_up else self._interpolated
+        warped = read(references, flow[:, 0::2], flow[:, 1::2])
+        # Shares of the references at their scale of brightness, and what the base gives up for them.
         scales = torch.ones(REFERENCES + 1, 1, 1, device=shares.device)
         scales[:REFERENCES] = 1 / 255 if looked_up else 1.0
-        weights = _spread(shares * scales)
+        given_up = torch.zeros(REFERENCES + 1, 1, 1, device=shares.device)
+        given_up[REFERENCES:] = 1.0
+        weights = self.faded_down @ (shares * scales - given_up) @ self.faded_across
         rows, columns = (slice(STRIDE * begin, STRIDE * end) for begin, end in (NEAR_ROWS, NEAR_COLUMNS))
-        found = (weights[:, REFERENCES:] - 1) * base[..., rows, columns]  # what replaces the base, less it
+        found = weights[:, REFERENCES:] * base[..., rows, columns]
         for number in range(REFERENCES):
             found = found + weights[:, number : number + 1] * warped[:, number]
         margins = (columns.start, WIDTH - columns.stop, rows.start, HEIGHT - rows.stop)
-        return base + F.pad(self.fade * found, margins)
+        return base + F.pad(found, margins)
 
-    def _interpolated(self, references: Tensor, where: Tensor) -> Tensor:
-        """References at positions [B, 3, 2, 144, 144] of the window: [B, 3, 3, 144, 144]."""
+    def _places(self, x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Where each pixel is found, in units of 1 / scale pixels of the window: x, y [B, 3, 144, 144]."""
+        across, down = (
+            self.spread_down @ (scale * flow) @ self.spread_across + scale * at
+            for flow, at in zip((x, y), self.grid, strict=True)
+        )
+        return across, down
+
+    def _interpolated(self, references: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """References along the flows x, y [B, 3, 36, 36]: [B, 3, 3, 144, 144]."""
         with torch.autocast(references.device.type, enabled=False):  # in bfloat16 colours would be coarse
             fine = self.down @ references.flatten(0, 1).float() @ self.across.T
+            where = torch.stack(self._places(x, y, 1.0), dim=-1)
         size = torch.tensor([WIDTH, HEIGHT], dtype=where.dtype, device=where.device)
-        places = 2 * where.flatten(0, 1).permute(0, 2, 3, 1) / size - 1
+        places = 2 * where.flatten(0, 1) / size - 1
         found = F.grid_sample(fine, places, mode="bilinear", padding_mode="border", align_corners=False)
         return found.unflatten(0, (-1, REFERENCES))
 
-    def _looked_up(self, references: Tensor, where: Tensor) -> Tensor:
+    def _looked_up(self, references: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The same by rounding, in 0..255: one gather of single values."""
-        size = torch.tensor([FINE * WIDTH, FINE * HEIGHT], dtype=where.dtype, device=where.device)
-        place = (FINE * where).clamp(min=0).minimum((size - 1)[:, None, None]).floor()
-        # Sums of whole numbers below 2^24 are exact in float32.
-        index = (place[:, :, 0] + size[0] * place[:, :, 1]).long().flatten(2)
+        across, down = self._places(x, y, FINE)
+        across, down = across.clamp(0, FINE * WIDTH - 1), down.clamp(0, FINE * HEIGHT - 1).floor()
+        # Whole numbers below 2^18 leave float32 six bits for the fraction, which are cut off.
+        index = (across + FINE * WIDTH * down).long().flatten(2)
         index = index[:, :, None].expand(-1, -1, 3, -1)
-        return references.flatten(3).gather(3, index).float().unflatten(3, where.shape[3:])
+        return references.flatten(3).gather(3, index).float().unflatten(3, across.shape[2:])
 
 
-def _spread(x: Tensor) -> Tensor:
-    """Node values to pixels: [B, C, 36, 36] → [B, C, 144, 144]."""
-    return F.interpolate(x, scale_factor=STRIDE, mode="bilinear")
+def _spreading(count: int) -> Tensor:
+    """Matrix [4 count, count] that makes pixels of node values, bilinearly, the last ones repeated."""
+    return F.interpolate(torch.eye(count)[None], scale_factor=STRIDE, mode="linear")[0].T.contiguous()
