@@ -17,6 +17,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from mytalk.audio.speech import MEL_FRAMES_PER_FRAME
 from mytalk.engines.bundle import motion_graph, read_manifest, sizes
+from mytalk.models.quiet import quiet
 
 OPSET = 20
 LAYERS = 6  # of a network that measures the peak, so that handing over its input does not count
@@ -150,13 +151,14 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
 def quantise(source: Path, target: Path, samples: list[dict[str, npt.NDArray[Any]]]) -> None:
     """The int8 twin of a float graph, the way the shipped decoder's is made: static, per channel."""
-    quantize_static(
-        str(source),
-        str(target),
-        _Reader(samples),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv", "ConvTranspose", "MatMul"],
-    )
+    with quiet():
+        quantize_static(
+            str(source),
+            str(target),
+            _Reader(samples),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv", "ConvTranspose", "MatMul"],
+        )

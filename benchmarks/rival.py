@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mytalk.models.quiet import quiet
+
 SIDE = 96
 INPUTS = {"faces": (6, SIDE, SIDE), "speech": (1, 80, 16)}
 WIDTHS = (16, 32, 64, 128, 256, 512)  # of the picture encoder at 96, 48, 24, 12, 6, 3 pixels
@@ -100,7 +102,7 @@ def export_rival(path: Path) -> None:
     """Write it as ONNX with a free batch size."""
     batch = torch.export.Dim("batch", min=1, max=64)
     given = tuple(torch.rand(2, *shape) for shape in INPUTS.values())
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             build_rival(),
             given,

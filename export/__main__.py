@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from export.bundle import (
     Int8,
     Steps,
     engines_for,
-    load_appearance,
+    kept_int8,
+    load_exported,
     load_trained,
     prove,
+    rename_in_card,
     retired_files,
-    update_bundle,
+    told_steps,
     write_bundle,
 )
 from export.parity import (
@@ -40,7 +42,7 @@ from export.parity import (
 from export.quantise import decoder_samples
 from export.sensitivity import compare_layers
 from mytalk.engines import ENGINES, load_engine
-from mytalk.engines.bundle import INT8_DECODER, read_manifest
+from mytalk.engines.bundle import read_manifest
 from mytalk.errors import BadInput, EngineFailed, MyTalkError
 from mytalk.models.appearance import AppearanceModel
 
@@ -87,8 +89,14 @@ def export(args: argparse.Namespace) -> str:
     return _told(args.out)
 
 
-def _make(out: Path, write: Callable[[Path], None], engines: list[str], material: Material) -> None:
-    """Write a bundle, prove it, and only then put its files into ``out``."""
+def _make(
+    out: Path,
+    write: Callable[[Path], None],
+    engines: Sequence[str],
+    material: Material,
+    also: Sequence[str] = (),
+) -> None:
+    """Write a bundle, prove it, and only then put its files into ``out``. also: see ``prove``."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
@@ -96,7 +104,7 @@ def _make(out: Path, write: Callable[[Path], None], engines: list[str], material
             with Console(stderr=True).status("exporting, some minutes ...") as status:
                 write(folder)
                 status.update(f"comparing {', '.join(engines)} with {REFERENCE} ...")
-                prove(folder, engines, material)
+                prove(folder, engines, material, also)
             out.mkdir(exist_ok=True)
             for path in folder.iterdir():
                 shutil.move(str(path), out / path.name)
@@ -112,18 +120,32 @@ def _told(out: Path) -> str:
 
 
 def update(args: argparse.Namespace) -> str:
-    """Bring a bundle up to date, in its place; returns a line for a person."""
-    steps = Steps(args.steps, tuple(sorted({*args.step_counts, args.steps})))
+    """Export a bundle anew from its own weights, in its place; returns a line for a person."""
+    old = told_steps(args.bundle)
+    default = old.default if args.steps is None else args.steps
+    steps = Steps(default, tuple(sorted({*(args.step_counts or old.counts), default})))
     material = load_material(args.speech, args.actor)
     int8 = _int8(args)
-    engines = ["onnx-fp32"]
-    if int8 is not None:
-        engines += ["onnx-fp16", "onnx-int8"]
-    elif (args.bundle / INT8_DECODER).exists():
+    runs = [None if run is None else run / "last.pt" for run in (args.motion, args.appearance)]
+    trained = load_exported(args.bundle, *runs)
+    before = json.loads((args.bundle / "manifest.json").read_text())
+    kept = kept_int8(args.bundle)
+    if kept is not None and args.appearance is not None and int8 is None:
+        raise BadInput(f"{kept.path} holds the old weights: give --calibrate FILE (of training.calibration)")
+    engines = ["onnx-fp32", "onnx-fp16"]
+    if kept is not None or int8 is not None:
         engines.append("onnx-int8")
-    _make(args.bundle, lambda folder: update_bundle(args.bundle, steps, folder, int8), engines, material)
+    proved_before = before.get("parity", {}).get("engines", {})
+    _make(
+        args.bundle,
+        lambda folder: write_bundle(trained, steps, kept if int8 is None else int8, folder),
+        engines,
+        material,
+        also=[name for name in proved_before if name not in engines],
+    )
     for path in retired_files(args.bundle, steps):
         path.unlink()
+    rename_in_card(args.bundle, before, read_manifest(args.bundle))
     return _told(args.bundle)
 
 
@@ -133,12 +155,8 @@ def _int8(args: argparse.Namespace) -> Int8 | None:
 
 def sensitivity(args: argparse.Namespace) -> list[str]:
     """Lines about every convolution of a bundle's decoder: what keeping it in float32 brings and costs."""
-    try:
-        manifest = read_manifest(args.bundle)
-        weights_id = manifest["spec"]["weights_id"]
-        model = load_appearance(args.bundle, manifest)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise BadInput(f"{args.bundle}: not a bundle whose weights can be read ({error})") from error
+    weights_id = read_manifest(args.bundle)["spec"]["weights_id"]
+    model = load_exported(args.bundle, None, None).appearance
     if not isinstance(model, AppearanceModel):
         raise BadInput("int8 is for the size tiny")
     seen, unseen = (decoder_samples(model, args.calibrate, held_out=which) for which in (False, True))
@@ -189,15 +207,23 @@ def _material_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--actor", type=Path, default=ACTOR, help="and on this actor package's pictures")
 
 
-def _step_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=2, help="diffusion steps per hop (default 2)")
+def _step_options(parser: argparse.ArgumentParser, default: Steps | None) -> None:
+    """default: None, what the bundle has."""
+    told = "the bundle's own" if default is None else f"{default.default}"
+    counts = told if default is None else " ".join(map(str, default.counts))
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=None if default is None else default.default,
+        help=f"diffusion steps per hop (default: {told})",
+    )
     parser.add_argument(
         "--step-counts",
         type=int,
         nargs="+",
-        default=[1, 2, 4],
+        default=None if default is None else list(default.counts),
         metavar="N",
-        help="all step counts that a session may choose from (default 1 2 4); they share one weights file",
+        help=f"all step counts that a session may choose from (default: {counts}); one weights file for all",
     )
 
 
@@ -230,12 +256,17 @@ def _sensitivity_parser() -> argparse.ArgumentParser:
 def _update_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export update",
-        description="Write a bundle's motion graphs anew from its safetensors: after an update of mytalk, or "
-        "for other step counts. Nothing is changed unless the result agrees with torch.",
+        description="Export a bundle anew from its own safetensors, in its place: every graph, the float16 "
+        "decoder, manifest and the ids in the model card; after an update of mytalk, for other step counts, "
+        "or with a model of a new run. Nothing is changed unless the result agrees with torch.",
     )
     parser.add_argument("bundle", type=Path, help="bundle folder")
-    _step_options(parser)
-    _int8_options(parser, "write the appearance graphs anew, too, and the int8 decoder by this file")
+    parser.add_argument("--motion", type=Path, help="run folder: take motion from it, not from the bundle")
+    parser.add_argument("--appearance", type=Path, help="run folder: take appearance from it (--calibrate!)")
+    _step_options(parser, None)
+    _int8_options(
+        parser, "make the int8 decoder anew by this file of training.calibration (default: keep it)"
+    )
     _material_options(parser)
     return parser
 
@@ -255,8 +286,8 @@ def _export_parser() -> argparse.ArgumentParser:
         prog="python -m export",
         description=__doc__,
         epilog="python -m export check DIR [--engine NAME]: compare an exported bundle with torch again; "
-        "python -m export update DIR: write its motion graphs anew; python -m export sensitivity DIR: which "
-        "convolutions int8 harms",
+        "python -m export update DIR: export it anew from its own weights; python -m export sensitivity DIR: "
+        "which convolutions int8 harms",
     )
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="holds the runs motion and appearance")
     parser.add_argument("--motion", type=Path, help="run folder of training.motion")
@@ -267,7 +298,7 @@ def _export_parser() -> argparse.ArgumentParser:
         choices=("fp32", "fp16", "bf16", "int8"),
         help="of the per-frame decoder (default: fp16 for tensorrt, int8 with --calibrate, else fp32)",
     )
-    _step_options(parser)
+    _step_options(parser, Steps())
     _int8_options(parser, "also write an int8 decoder (file of training.calibration)")
     parser.add_argument("--out", type=Path, required=True, help="bundle folder (its model card is kept)")
     _material_options(parser)

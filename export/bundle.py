@@ -13,10 +13,9 @@ from typing import Any
 
 import onnx
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 
-from export.onnx import export_appearance, export_graphs, export_motion, round_to_half
+from export.onnx import export_graphs, round_to_half, share_weights
 from export.parity import LIMITS, REFERENCE, Material, compare, enforce, precision_of, refer
 from export.quantise import halve_decoder
 from export.sensitivity import quantise_within
@@ -26,10 +25,12 @@ from mytalk.engines.bundle import (
     HALF_DECODER,
     INT8_DECODER,
     MOTION_WEIGHTS,
+    first_line,
     graph_names,
     motion_graph,
 )
-from mytalk.errors import BadInput
+from mytalk.engines.torch import load_models
+from mytalk.errors import BadInput, EngineFailed, MyTalkError
 from mytalk.landmarks.layout import load_layout
 from mytalk.models.appearance import AppearanceModel
 from mytalk.models.checkpoint import load_checkpoint
@@ -62,21 +63,54 @@ def _run(saved: dict[str, Any]) -> dict[str, Any]:
 
 def load_trained(motion_path: Path, appearance_path: Path) -> Trained:
     """The averaged models of two checkpoints; raises ``BadInput`` if one cannot be read."""
-    saved, pictures = load_checkpoint(motion_path), load_checkpoint(appearance_path)
-    config = MotionConfig(**json.loads(saved["config"]))
-    motion = MotionModel(config)
-    motion.load_state_dict(saved["average"])
-    sizes = {"points": load_layout().points, "hidden": 256, "embedding": config.identity}
-    sizes |= json.loads(saved.get("identity_config", "{}"))  # runs before 0.2 had one size alone
-    about = IdentityConfig(**sizes)
-    extractor = IdentityExtractor(about.points, about.hidden, about.embedding, about.layers)
-    extractor.load_state_dict(saved["identity"])
+    motion, identity, about, heard = _load_motion(motion_path)
+    appearance, seen = _load_appearance(appearance_path)
+    return Trained(motion, identity, about, appearance, {"motion": heard, "appearance": seen})
+
+
+def load_exported(bundle: Path, motion_path: Path | None, appearance_path: Path | None) -> Trained:
+    """The models of a bundle's safetensors, one or both of them replaced by those of checkpoints.
+
+    The bundle may be of an older format. Raises ``BadInput`` if something cannot be read.
+    """
+    try:
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        models, runs = load_models(bundle, manifest["configs"]), dict(manifest.get("training", {}))
+    except (OSError, ValueError, KeyError, TypeError, EngineFailed) as error:
+        raise BadInput(f"{bundle}: not a bundle that can be brought up to date ({error})") from error
+    motion, identity, about, appearance = models.motion, models.identity, models.about, models.appearance
+    if motion_path is not None:
+        motion, identity, about, runs["motion"] = _load_motion(motion_path)
+    if appearance_path is not None:
+        appearance, runs["appearance"] = _load_appearance(appearance_path)
+    return Trained(motion.eval(), identity.eval(), about, appearance.eval(), runs)
+
+
+def _load_motion(path: Path) -> tuple[MotionModel, torch.nn.Module, IdentityConfig, dict[str, Any]]:
+    saved = load_checkpoint(path)
+    try:
+        config = MotionConfig(**json.loads(saved["config"]))
+        motion = MotionModel(config)
+        motion.load_state_dict(saved["average"])
+        sizes = {"points": load_layout().points, "hidden": 256, "embedding": config.identity}
+        sizes |= json.loads(saved.get("identity_config", "{}"))  # runs before 0.2 had one size alone
+        about = IdentityConfig(**sizes)
+        extractor = IdentityExtractor(about.points, about.hidden, about.embedding, about.layers)
+        extractor.load_state_dict(saved["identity"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{path}: not a checkpoint of training.motion ({first_line(error)})") from error
     told = extractor if config.condition == "embed_cross" else KeyLandmarks(extractor)
-    hidden = torch.from_numpy(hidden_mask())
-    appearance = appearance_from(json.loads(pictures["config"]), hidden)
-    appearance.load_state_dict(pictures["average"])
-    runs = {"motion": _run(saved), "appearance": _run(pictures)}
-    return Trained(motion.eval(), told.eval(), about, appearance.eval(), runs)
+    return motion.eval(), told.eval(), about, _run(saved)
+
+
+def _load_appearance(path: Path) -> tuple[Appearance, dict[str, Any]]:
+    saved = load_checkpoint(path)
+    try:
+        appearance = appearance_from(json.loads(saved["config"]), torch.from_numpy(hidden_mask()))
+        appearance.load_state_dict(saved["average"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{path}: not a checkpoint of training.appearance ({first_line(error)})") from error
+    return appearance.eval(), _run(saved)
 
 
 def _commit() -> str:
@@ -132,7 +166,7 @@ def _shapes(graph: Path) -> dict[str, dict[str, list[int | str]]]:
 
 def _save_half(model: torch.nn.Module, path: Path) -> None:
     """Weights as float16 safetensors: for tuning, the torch engine, and export elsewhere."""
-    save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, str(path))
+    path.write_bytes(save({name: value.half().contiguous() for name, value in model.state_dict().items()}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +181,18 @@ class Int8:
     picture_db: float = LIMITS["int8"].picture_db
 
 
-def write_bundle(trained: Trained, steps: Steps, int8: Int8 | None, folder: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class KeptInt8:
+    """An int8 decoder that was made before, of these very weights; parity: what its manifest tells of it."""
+
+    path: Path
+    parity: dict[str, Any]
+
+
+def write_bundle(trained: Trained, steps: Steps, int8: Int8 | KeptInt8 | None, folder: Path) -> None:
     """Write graphs, weights and the manifest into ``folder``; its parity is not measured yet.
 
-    int8: for an int8 decoder too. Raises ``BadInput`` if its calibration is none, and ``MyTalkError`` if it
+    int8: for an int8 decoder too, made anew or kept. Raises ``BadInput`` if its calibration is none, and ``MyTalkError`` if it
     is too far from float32 on held-out clips.
     """
     models = {"motion": trained.motion, "identity": trained.identity, "appearance": trained.appearance}
@@ -161,6 +203,8 @@ def write_bundle(trained: Trained, steps: Steps, int8: Int8 | None, folder: Path
     parity = {} if int8 is None else write_int8(trained.appearance, int8, folder)
     for name, model in models.items():
         _save_half(model, folder / f"{name}.safetensors")
+    for graph, name in (("identity", "identity"), ("encode", "appearance")):
+        share_weights(folder / f"{graph}.onnx", folder / f"{name}.safetensors")
     files, weights_id = _hashes(folder)
     config = trained.motion.config
     manifest = {
@@ -178,7 +222,7 @@ def write_bundle(trained: Trained, steps: Steps, int8: Int8 | None, folder: Path
             "appearance": asdict(trained.appearance.config),
         },
         "shapes": _all_shapes(folder, steps),
-        "precisions": ["fp32", "fp16", *(["int8"] if int8 is not None else [])],
+        "precisions": ["fp32", "fp16", *(["int8"] if INT8_DECODER in files else [])],
         "training": trained.runs,
         "commit": _commit(),
         "parity": parity,
@@ -187,8 +231,11 @@ def write_bundle(trained: Trained, steps: Steps, int8: Int8 | None, folder: Path
     _write_manifest(folder, manifest)
 
 
-def write_int8(appearance: Appearance, int8: Int8, folder: Path) -> dict[str, Any]:
+def write_int8(appearance: Appearance, int8: Int8 | KeptInt8, folder: Path) -> dict[str, Any]:
     """Write the int8 decoder beside the float one; returns what the manifest tells of its parity."""
+    if isinstance(int8, KeptInt8):
+        shutil.copy(int8.path, folder / INT8_DECODER)
+        return int8.parity
     if not isinstance(appearance, AppearanceModel):
         raise BadInput("int8 is for the size tiny: the others are meant for cards; leave out --calibrate")
     reached, kept = quantise_within(
@@ -198,51 +245,44 @@ def write_int8(appearance: Appearance, int8: Int8, folder: Path) -> dict[str, An
 
 
 def _hashes(folder: Path) -> tuple[dict[str, str], str]:
-    """SHA-256 of a bundle's files, and the id of its weights, which is that of its graphs."""
+    """SHA-256 of a bundle's files, and the id of its weights, which is that of all of them."""
     kept = [path for path in sorted(folder.iterdir()) if path.suffix in {".onnx", ".weights", ".safetensors"}]
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
-    graphs = "".join(digest for name, digest in files.items() if not name.endswith(".safetensors"))
-    return files, hashlib.sha256(graphs.encode()).hexdigest()[:16]
+    return files, hashlib.sha256("".join(files.values()).encode()).hexdigest()[:16]
 
 
 def _all_shapes(folder: Path, steps: Steps) -> dict[str, Any]:
     return {graph: _shapes(folder / f"{graph}.onnx") for graph in graph_names(sorted(steps.counts))}
 
 
-def update_bundle(bundle: Path, steps: Steps, folder: Path, int8: Int8 | None = None) -> None:
-    """Write the motion graphs of a bundle anew into ``folder``, beside its other files as they are.
+def kept_int8(bundle: Path) -> KeptInt8 | None:
+    """The int8 decoder of a bundle; None where it has none."""
+    parity = json.loads((bundle / "manifest.json").read_text()).get("parity", {})
+    path, told = bundle / INT8_DECODER, ("int8_picture_db", "int8_kept")
+    return KeptInt8(path, {key: parity[key] for key in told if key in parity}) if path.is_file() else None
 
-    For bundles of an older format, and for other step counts; the weights come from its safetensors, so
-    nothing has to be trained. int8: the appearance graphs are written anew, too, and the int8 decoder with
-    them. Raises ``BadInput`` if it is no bundle.
-    """
+
+def told_steps(bundle: Path) -> Steps:
+    """The step counts that a bundle has; those of a new one if it is of an older format."""
     try:
-        manifest = json.loads((bundle / "manifest.json").read_text())
-        model = MotionModel(MotionConfig(**manifest["configs"]["motion"]))
-        model.load_state_dict(load_file(bundle / "motion.safetensors"))
-        for name in manifest["files"]:
-            if not name.startswith("motion") or name.endswith(".safetensors"):
-                shutil.copy(bundle / name, folder / name)
-        appearance = load_appearance(bundle, manifest)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"{bundle}: not a bundle that can be brought up to date ({error})") from error
-    export_motion(model.eval(), sorted(steps.counts), folder)
-    if int8 is not None:
-        export_appearance(appearance, folder)
-        halve_decoder(folder / "decode.onnx", folder / HALF_DECODER)
-        manifest["parity"] |= write_int8(appearance, int8, folder)
-        manifest["precisions"] = ["fp32", "fp16", "int8"]
-    files, weights_id = _hashes(folder)
-    manifest |= {"format": FORMAT, "files": files, "shapes": _all_shapes(folder, steps)}
-    manifest["spec"] = _spec(model.config, steps, weights_id)
-    _write_manifest(folder, manifest)
+        spec = json.loads((bundle / "manifest.json").read_text())["spec"]
+        return Steps(int(spec["steps"]), tuple(int(steps) for steps in spec["step_counts"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Steps()
 
 
-def load_appearance(bundle: Path, manifest: dict[str, Any]) -> Appearance:
-    """The appearance model of a bundle; raises what files and weights that do not fit raise."""
-    appearance = appearance_from(manifest["configs"]["appearance"], torch.from_numpy(hidden_mask()))
-    appearance.load_state_dict(load_file(bundle / "appearance.safetensors"))
-    return appearance.eval()
+def rename_in_card(bundle: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Put the new weights id and commit in the place of the old ones in a bundle's model card."""
+    card = bundle / "MODEL_CARD.md"
+    if not card.is_file():
+        return
+    text = card.read_text(encoding="utf-8")
+    old, new = (
+        (made.get("spec", {}).get("weights_id"), str(made.get("commit", ""))[:12]) for made in (before, after)
+    )
+    for was, now in zip(old, new, strict=True):
+        text = text.replace(was, now) if was else text
+    card.write_text(text, encoding="utf-8")
 
 
 def retired_files(bundle: Path, steps: Steps) -> list[Path]:
@@ -255,13 +295,21 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def prove(folder: Path, names: Sequence[str], material: Material) -> None:
-    """Measure engines against torch and write the figures into the manifest; raises if one is too far off."""
+def prove(folder: Path, names: Sequence[str], material: Material, also: Sequence[str] = ()) -> None:
+    """Measure engines against torch and write the figures into the manifest; raises if one is too far off.
+
+    also: engines that are left out where they cannot be loaded.
+    """
     reference = refer(load_engine(REFERENCE, folder), material)
     manifest = json.loads((folder / "manifest.json").read_text())
     figures = {}
-    for name in names:
-        engine = load_engine(name, folder)
+    for name in (*names, *also):
+        try:
+            engine = load_engine(name, folder)
+        except MyTalkError:
+            if name in names:
+                raise
+            continue
         found = compare(engine, material, reference)
         enforce(engine, found)
         figures[engine.name] = {"precision": precision_of(engine), **asdict(found)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.warp import fine_shape, flow_shape
 from mytalk.models.conformer import rotary_tables
 from mytalk.models.motion import MotionModel
+from mytalk.models.quiet import quiet
 from mytalk.models.serving import Appearance, decoder_of, encoders_of, latent_shape, picture_side
 from mytalk.models.streaming import StreamingHop, initial_state
 from mytalk.models.warping import REFERENCES
@@ -61,7 +63,7 @@ def _program(
     module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], shapes: tuple[Any, ...]
 ) -> onnx.ModelProto:
     """A module as an ONNX graph; shapes: for each input, its free sizes by axis, or None."""
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
@@ -121,12 +123,34 @@ def _move_out(tensor: onnx.TensorProto, weights: bytearray, places: dict[bytes, 
         weights.extend(b"\0" * (-len(weights) % ALIGNMENT))
         places[content] = len(weights)
         weights.extend(content)
-    tensor.raw_data = content
-    onnx.external_data_helper.set_external_data(
-        tensor, MOTION_WEIGHTS, offset=places[content], length=len(content)
-    )
-    tensor.ClearField("raw_data")
-    for field in ("float_data", "int32_data", "int64_data"):
+    _refer(tensor, MOTION_WEIGHTS, places[content], len(content))
+
+
+def share_weights(graph: Path, weights: Path) -> None:
+    """Let a graph read from a safetensors file beside it what lies there already, so that it is shipped once.
+
+    A safetensors file is a length, a table of names and places, and then the numbers as they are.
+    """
+    content = weights.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    places: dict[bytes, tuple[int, int]] = {}
+    for name, about in json.loads(content[8 : 8 + size]).items():
+        if name != "__metadata__":
+            first, last = (8 + size + offset for offset in about["data_offsets"])
+            places.setdefault(content[first:last], (first, last - first))
+    model = onnx.load(str(graph))
+    for tensor in model.graph.initializer:
+        numbers = onnx.numpy_helper.to_array(tensor).tobytes()
+        if len(numbers) >= EXTERNAL_BYTES and numbers in places:
+            _refer(tensor, weights.name, *places[numbers])
+    onnx.save(model, str(graph))
+
+
+def _refer(tensor: onnx.TensorProto, file: str, offset: int, length: int) -> None:
+    """Take a tensor's numbers out of its graph: they lie in a file beside it."""
+    tensor.raw_data = b"moved"  # onnx wants to see raw data before it is told that there is none
+    onnx.external_data_helper.set_external_data(tensor, file, offset=offset, length=length)
+    for field in ("raw_data", "float_data", "int32_data", "int64_data"):
         tensor.ClearField(field)
 
 

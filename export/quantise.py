@@ -22,6 +22,7 @@ from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.warp import fine_windows, reference_flows
 from mytalk.models.appearance import AppearanceModel
+from mytalk.models.quiet import quiet
 from mytalk.models.streaming import AppearanceEncoders
 
 Inputs = dict[str, npt.NDArray[Any]]
@@ -148,18 +149,19 @@ def quantise_graph(source: Path, target: Path, samples: list[Inputs], kept: Coll
         shown = _end_in_sum(graph)
         onnx.save(graph, str(plain))
         byte = {"scale": np.array(1 / 255, np.float32), "zero_point": np.array(0, np.uint8)}
-        quantize_static(
-            str(plain),
-            str(target),
-            _Reader(samples),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=["Conv", "Relu", "Add", "Concat", *MOVING],
-            nodes_to_quantize=_in_bytes(graph, set(chosen), shown),
-            extra_options={"ForceQuantizeNoInputCheck": True, "TensorQuantOverrides": {shown: [byte]}},
-        )
+        with quiet():
+            quantize_static(
+                str(plain),
+                str(target),
+                _Reader(samples),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=["Conv", "Relu", "Add", "Concat", *MOVING],
+                nodes_to_quantize=_in_bytes(graph, set(chosen), shown),
+                extra_options={"ForceQuantizeNoInputCheck": True, "TensorQuantOverrides": {shown: [byte]}},
+            )
     made = onnx.load(str(target))
     _end_in_bytes(made)
     onnx.save(made, str(target))

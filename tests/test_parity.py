@@ -8,18 +8,21 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
 
 from export import __main__ as cli  # noqa: E402
-from export.bundle import engines_for, prove  # noqa: E402
+from export.bundle import engines_for, load_exported, prove  # noqa: E402
 from export.parity import LIMITS, Parity, compare, enforce, load_material, refer, stream  # noqa: E402
 from mytalk.actors.tuned import TunedDecoder  # noqa: E402
 from mytalk.engines import load_engine  # noqa: E402
 from mytalk.engines.bundle import has_amx_bf16, read_manifest  # noqa: E402
 from mytalk.errors import BadInput, EngineFailed, MyTalkError  # noqa: E402
+from mytalk.models.checkpoint import save_checkpoint  # noqa: E402
 from mytalk.render.renderer import decode_landmarks, lip_source  # noqa: E402
+from tests.small_bundle import small_trained  # noqa: E402
 
 ENGINES = (
     "onnx-fp32",
@@ -124,11 +127,24 @@ def test_a_bundle_of_an_older_format_is_brought_up_to_date(small_bundle, tmp_pat
     (copy / "motion.onnx").write_bytes(b"the one graph of format 1")
     kept = [name for name in manifest["files"] if not name.startswith("motion_")]
     older = {"format": 1, "files": dict.fromkeys([*kept, "motion.onnx"], "")}
+    (copy / "decode_fp16.onnx").unlink()  # which did not exist then
+    card, old_id = copy / "MODEL_CARD.md", manifest["spec"]["weights_id"]
+    card.write_text(f"weights id `{old_id}`, exported at {manifest['commit'][:12]}.\n")
     (copy / "manifest.json").write_text(json.dumps(manifest | older))
     with pytest.raises(EngineFailed, match="python -m export update"):
         load_engine("onnx", copy)
     assert cli.main(["update", str(copy), "--steps", "1", "--step-counts", "1"]) == 0
-    assert "onnx-fp32" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert all(name in said.out for name in ("onnx-fp32", "onnx-fp16", "onnx-int8"))
+    assert "torchvision" not in said.err, "libraries talk about themselves"
+    made = read_manifest(copy)
+    assert made["spec"]["weights_id"] != old_id
+    assert (
+        card.read_text() == f"weights id `{made['spec']['weights_id']}`, exported at {made['commit'][:12]}.\n"
+    )
+    assert made["training"] == manifest["training"]
+    assert made["files"]["appearance.safetensors"] == manifest["files"]["appearance.safetensors"]
+    assert (copy / "decode_int8.onnx").read_bytes() == (small_bundle / "decode_int8.onnx").read_bytes()
     engine = load_engine("onnx-fp32", copy, 1)
     assert engine.spec.step_counts == (1,)
     assert not list(copy.glob("motion.onnx")) + list(copy.glob("motion_2.onnx"))
@@ -142,7 +158,50 @@ def test_an_update_that_cannot_be_made_changes_nothing(small_bundle, tmp_path, c
     for wrong, complaint in ((["--step-counts", "0"], "step counts must be"), (["--steps", "99"], "1 to 50")):
         assert cli.main(["update", str(small_bundle), *wrong]) == 1
         assert complaint in capsys.readouterr().err
+    run = tmp_path / "appearance"
+    saved = {"average": small_trained().appearance.state_dict(), "minutes": 1.0}
+    save_checkpoint(run / "last.pt", 3, small_trained().appearance.config, saved)
+    for given, complaint in (
+        (["--appearance", str(run)], "give --calibrate FILE"),
+        (["--motion", str(run)], "not a checkpoint of training.motion"),
+        (["--appearance", str(tmp_path)], "last.pt"),
+    ):
+        assert cli.main(["update", str(small_bundle), *given]) == 1
+        error = capsys.readouterr().err
+        assert complaint in error
+        assert error.count("\n") == 1
     assert load_engine("onnx-fp32", small_bundle, 1).spec.step_counts == (1, 2)
+
+
+def test_a_model_of_a_run_takes_its_place_beside_the_others(small_bundle, tmp_path):
+    appearance = small_trained().appearance
+    with torch.no_grad():
+        for weight in appearance.parameters():
+            weight.add_(0.01)
+    saved = {"average": appearance.state_dict(), "minutes": 7.0, "data": "mine"}
+    save_checkpoint(tmp_path / "last.pt", 3, appearance.config, saved)
+    trained = load_exported(small_bundle, None, tmp_path / "last.pt")
+    assert trained.runs["appearance"] == {"step": 3, "minutes": 7.0, "data": "mine"}
+    assert trained.runs["motion"]["data"] == "random"
+    name = "decoder.out.conv.weight"
+    assert torch.equal(trained.appearance.state_dict()[name], appearance.state_dict()[name])
+    own = load_exported(small_bundle, None, None)
+    assert torch.equal(
+        own.appearance.state_dict()[name], small_trained().appearance.state_dict()[name].half().float()
+    )
+    assert torch.equal(own.motion.basis, trained.motion.basis)
+
+
+def test_weights_that_lie_in_safetensors_are_not_shipped_twice(small_bundle):
+    for graph, name in (("identity", "identity"), ("encode", "appearance")):
+        held = onnx.load(str(small_bundle / f"{graph}.onnx"), load_external_data=False).graph.initializer
+        outside = [tensor for tensor in held if tensor.data_location == onnx.TensorProto.EXTERNAL]
+        assert outside
+        places = {
+            entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"
+        }
+        assert places == {f"{name}.safetensors"}
+        assert max(len(tensor.raw_data) for tensor in held) < 1024
 
 
 def test_check_measures_a_bundle_again(small_bundle, capsys, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,6 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mytalk.actors.tuned import TunedDecoder
@@ -28,7 +30,7 @@ from mytalk.landmarks.warp import fine_shape, flow_shape
 from mytalk.models.half import in_half
 from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmarks
 from mytalk.models.motion import MotionConfig, MotionModel
-from mytalk.models.serving import appearance_from, decoder_of, encoders_of, latent_shape
+from mytalk.models.serving import Appearance, appearance_from, decoder_of, encoders_of, latent_shape
 from mytalk.models.streaming import StreamingHop
 from mytalk.render.compose import hidden_mask
 
@@ -57,28 +59,42 @@ INPUTS = {
 }
 
 
-def load_modules(bundle: Path, manifest: dict[str, Any]) -> dict[str, torch.nn.Module]:
-    """The bundle's graphs as torch modules, float32; ``EngineFailed`` if weights and configs differ."""
+@dataclass(frozen=True, slots=True)
+class Models:
+    """A bundle's models in float32. identity: a person as motion sees them; about: its extractor's sizes."""
+
+    motion: MotionModel
+    identity: torch.nn.Module
+    about: IdentityConfig
+    appearance: Appearance
+
+
+def load_models(bundle: Path, configs: dict[str, Any]) -> Models:
+    """Models of a bundle's safetensors and its manifest's configs; ``EngineFailed`` if these do not fit."""
     try:
-        configs = manifest["configs"]
         motion = MotionModel(MotionConfig(**configs["motion"]))
         about = IdentityConfig(**configs.get("identity", {"embedding": motion.config.identity}))
         extractor = IdentityExtractor(about.points, about.hidden, about.embedding, about.layers)
         told = extractor if motion.config.condition == "embed_cross" else KeyLandmarks(extractor)
-        hidden = torch.from_numpy(hidden_mask())
-        appearance = appearance_from(configs["appearance"], hidden)
+        appearance = appearance_from(configs["appearance"], torch.from_numpy(hidden_mask()))
         for name, model in (("motion", motion), ("identity", told), ("appearance", appearance)):
             model.load_state_dict(load_file(bundle / f"{name}.safetensors"))
-        counts = [int(steps) for steps in manifest["spec"]["step_counts"]]
-    except (KeyError, TypeError, OSError, RuntimeError, MyTalkError) as error:
+    except (KeyError, TypeError, OSError, RuntimeError, SafetensorError, MyTalkError) as error:
         raise EngineFailed(
             f"{bundle}: not weights of this version's torch models ({first_line(error)})"
         ) from error
+    return Models(motion, told, about, appearance)
+
+
+def load_modules(bundle: Path, manifest: dict[str, Any]) -> dict[str, torch.nn.Module]:
+    """The bundle's graphs as torch modules, float32; ``EngineFailed`` if weights and configs differ."""
+    spec, _ = sizes(manifest, bundle)
+    models = load_models(bundle, manifest.get("configs", {}))
     return {
-        **{motion_graph(steps): StreamingHop(motion, steps) for steps in counts},
-        "identity": told,
-        "encode": encoders_of(appearance),
-        "decode": decoder_of(appearance),
+        **{motion_graph(steps): StreamingHop(models.motion, steps) for steps in spec.step_counts},
+        "identity": models.identity,
+        "encode": encoders_of(models.appearance),
+        "decode": decoder_of(models.appearance),
     }
 
 
