@@ -201,7 +201,7 @@ def test_weights_that_lie_in_safetensors_are_not_shipped_twice(small_bundle):
             entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"
         }
         assert places == {f"{name}.safetensors"}
-        assert max(len(tensor.raw_data) for tensor in held) < 1024
+        assert max(len(tensor.raw_data) for tensor in held) < 4096, "what stays is float32, or small"
 
 
 def test_check_measures_a_bundle_again(small_bundle, capsys, tmp_path, monkeypatch):
