@@ -192,8 +192,8 @@ class KeptInt8:
 def write_bundle(trained: Trained, steps: Steps, int8: Int8 | KeptInt8 | None, folder: Path) -> None:
     """Write graphs, weights and the manifest into ``folder``; its parity is not measured yet.
 
-    int8: for an int8 decoder too, made anew or kept. Raises ``BadInput`` if its calibration is none, and ``MyTalkError`` if it
-    is too far from float32 on held-out clips.
+    int8: for an int8 decoder too, made anew or kept. Raises ``BadInput`` if its calibration is none, and
+    ``MyTalkError`` if it is too far from float32 on held-out clips.
     """
     models = {"motion": trained.motion, "identity": trained.identity, "appearance": trained.appearance}
     for model in models.values():
