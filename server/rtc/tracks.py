@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import fractions
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import av
-import numpy as np
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 
 from mytalk.clock import PLAYOUT_RATE, PLAYOUT_SAMPLES_PER_FRAME, exact_div
 from mytalk.types import I16, U8
+from server.rtc.sound_encoder import PACKET_SAMPLES, OpusEncoder
 from server.rtc.video_encoder import OutPicture, ReelPart
 
-PACKET_SAMPLES = exact_div(PLAYOUT_RATE, 50)  # one Opus packet: 960 samples, 20 ms
 PACKET_S = PACKET_SAMPLES / PLAYOUT_RATE
 PACKETS_PER_SLICE = exact_div(PLAYOUT_SAMPLES_PER_FRAME, PACKET_SAMPLES)  # 2
 VIDEO_QUEUE = 2  # pictures waiting for the encoder; older ones are of no use
 AUDIO_QUEUE = 50  # packets: one second, so that a short stall of the sender loses no sound
-AUDIO_TIME_BASE = fractions.Fraction(1, PLAYOUT_RATE)
 
 Item = TypeVar("Item")
 
@@ -109,6 +106,7 @@ class AudioOut(MediaStreamTrack):  # type: ignore[misc]
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
         self._clock = clock
+        self._encoder = OpusEncoder()
         self._queue: DropOldest[tuple[int, I16, float]] = DropOldest(AUDIO_QUEUE)
 
     def put(self, slot: int, samples: I16, leave_s: float) -> bool:
@@ -121,17 +119,14 @@ class AudioOut(MediaStreamTrack):  # type: ignore[misc]
             kept = self._queue.put((pts, packet, leave_s + part * PACKET_S)) and kept
         return kept
 
-    async def recv(self) -> av.AudioFrame:
-        """Next 20 ms packet, when it is time for it."""
+    async def recv(self) -> av.Packet:
+        """Next 20 ms packet of Opus, when it is time for it."""
         pts, samples, leave_s = await self._queue.get()
+        packet = self._encoder.encode(samples, pts)
         wait_s = leave_s - self._clock()
         if wait_s > 0:
             await asyncio.sleep(wait_s)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="s16", layout="mono")
-        frame.sample_rate = PLAYOUT_RATE
-        frame.pts = pts
-        frame.time_base = AUDIO_TIME_BASE
-        return frame
+        return packet
 
     def stop(self) -> None:
         """End the track; idempotent."""
