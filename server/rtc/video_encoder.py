@@ -41,7 +41,7 @@ H264_OPTIONS: dict[str, dict[str, str]] = {
     "libx264": {
         "preset": "ultrafast",
         "tune": "zerolatency",
-        "crf": "22",
+        "crf": "24",
         "x264-params": "no-deblock=0:deblock=0,0",
     },
     "h264_nvenc": {"preset": "p1", "tune": "ull", "zerolatency": "1", "forced-idr": "1", "rc": "cbr"},
