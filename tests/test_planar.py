@@ -49,10 +49,11 @@ def test_there_and_back_keeps_colours() -> None:
     assert np.abs(rgb_of(planar(colours())).astype(int) - colours()).max() <= 4
 
 
-def test_an_encoder_gets_the_same_samples() -> None:
-    picture = planar(colours(46, 62))  # no multiple of what planes are aligned to
+@pytest.mark.parametrize("size", [(46, 62), (48, 62), (48, 64)])
+def test_an_encoder_gets_the_same_samples(size: tuple[int, int]) -> None:
+    picture = planar(colours(*size))  # also of sizes that are no multiple of what planes are aligned to
     frame = frame_of(picture)
-    assert (frame.format.name, frame.width, frame.height) == ("yuv420p", 62, 46)
+    assert (frame.format.name, frame.height, frame.width) == ("yuv420p", *size)
     np.testing.assert_array_equal(frame.to_ndarray(), picture)
 
 

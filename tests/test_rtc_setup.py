@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import aioice.ice
+import aiortc.clock
 import aiortc.codecs.h264
 import aiortc.codecs.vpx
 import pytest
@@ -19,6 +20,7 @@ from server.rtc.setup import LOOPBACK, take_packets
 def as_before() -> Iterator[None]:
     """Put the process-wide constants back."""
     codecs = [(codec, name) for codec in (aiortc.codecs.vpx, aiortc.codecs.h264) for name in BITRATES]
+    codecs.append((aiortc.clock, "current_ntp_time"))
     ice = [(aioice.ice, name) for name in ("CONSENT_FAILURES", "CONSENT_INTERVAL", "get_host_addresses")]
     saved = [(owner, name, getattr(owner, name)) for owner, name in codecs + ice]
     yield
@@ -27,6 +29,14 @@ def as_before() -> Iterator[None]:
 
 
 BITRATES = ("DEFAULT_BITRATE", "MIN_BITRATE", "MAX_BITRATE")
+
+
+def test_packets_are_stamped_as_before() -> None:
+    before = aiortc.clock.current_ntp_time
+    rtc_setup.set_up(video_bits_per_s=1_000_000, loopback=False, vanish_after_s=15.0)
+    assert aiortc.clock.current_ntp_time is not before
+    passed_s = (aiortc.clock.current_ntp_time() - before()) / 2**32
+    assert abs(passed_s) < 0.5
 
 
 @pytest.mark.parametrize(("vanish_after_s", "interval_s"), [(15.0, 2.5), (5.0, 0.5), (0.5, 0.1)])

@@ -44,8 +44,10 @@ def rgb_of(picture: U8) -> U8:
 
 
 def frame_of(picture: U8) -> Any:
-    """Planar → ``av.VideoFrame`` with a copy of it."""
-    return av.VideoFrame.from_ndarray(picture, SUBSAMPLED)
+    """Planar → ``av.VideoFrame``, of the same memory: it must not change as long as the frame is used."""
+    if size_of(picture)[1] % 4:  # PyAV takes such a height for another one
+        return av.VideoFrame.from_ndarray(picture, SUBSAMPLED)
+    return av.VideoFrame.from_numpy_buffer(picture, SUBSAMPLED)
 
 
 def full_planes(rgb: U8) -> U8:

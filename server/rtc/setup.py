@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import aioice.ice
+import aiortc.clock
 import aiortc.codecs.h264
 import aiortc.codecs.vpx
 from aiortc import RTCRtpReceiver, RTCRtpTransceiver
@@ -16,6 +18,7 @@ from server.rtc.video_encoder import encoder_for
 
 _interface_addresses = aioice.ice.get_host_addresses
 LOOPBACK = "127.0.0.1"
+NTP_EPOCH_S = 2_208_988_800  # from 1900 to 1970
 CONSENT_CHECKS = 5  # unanswered in a row before a peer is given up
 
 
@@ -28,6 +31,7 @@ def set_up(*, video_bits_per_s: int, loopback: bool, vanish_after_s: float) -> N
     vanish_after_s: how long a peer may leave consent checks unanswered, about.
     """
     SENDING.install()
+    aiortc.clock.current_ntp_time = _ntp_time
     for codec in (aiortc.codecs.vpx, aiortc.codecs.h264):
         codec.DEFAULT_BITRATE = video_bits_per_s
         codec.MIN_BITRATE = video_bits_per_s // 2
@@ -36,6 +40,12 @@ def set_up(*, video_bits_per_s: int, loopback: bool, vanish_after_s: float) -> N
     # an unanswered check takes half a second to be noticed, on top of the pause between two checks
     aioice.ice.CONSENT_INTERVAL = max(0.1, vanish_after_s / CONSENT_CHECKS - 0.5)
     aioice.ice.get_host_addresses = _addresses_with_loopback if loopback else _addresses
+
+
+def _ntp_time() -> int:
+    """Now as an NTP time stamp (32.32 bits). aiortc asks twice for every packet, and goes through dates."""
+    seconds, rest_ns = divmod(time.time_ns(), 1_000_000_000)
+    return (seconds + NTP_EPOCH_S << 32) | (rest_ns << 32) // 1_000_000_000
 
 
 def _addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
