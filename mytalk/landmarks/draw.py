@@ -6,9 +6,11 @@ the picture of some samples is one matrix product of their vertical and horizont
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import CROP, CROP_SIDE
@@ -22,20 +24,42 @@ BAND_ROWS = 32  # drawn at a time; fewer are more calls, more see more samples t
 GAIN = 1.8  # before saturation; makes a line's core ~0.9 at the nominal spacing
 
 
+@dataclass(frozen=True, slots=True)
+class _Sampler:
+    """Where the samples of a channel's contours lie between landmarks; arrays [M].
+
+    share: float32 [M, 1], how far a sample is on its way from landmark ``begin`` to ``end``.
+    """
+
+    begin: npt.NDArray[np.intp]
+    end: npt.NDArray[np.intp]
+    share: F32
+
+    def samples(self, points: F32) -> F32:
+        """float32 [M, 2] for landmarks float32 [K, 2]."""
+        begin = points[self.begin]
+        sampled: F32 = begin + (points[self.end] - begin) * self.share
+        return sampled
+
+
 @cache
-def _samplers(layout: Layout) -> tuple[F32, ...]:
-    """Per channel, float32 [M, points]: rows that make the samples of its contours from the landmarks."""
-    rows: list[list[F32]] = [[] for _ in range(CHANNELS)]
+def _samplers(layout: Layout) -> tuple[_Sampler, ...]:
+    """One for each channel."""
+    rows: list[list[tuple[int, int, float]]] = [[] for _ in range(CHANNELS)]
     for contour in layout.contours:
         ends = contour.points[1:] + (contour.points[:1] if contour.closed else ())
         for a, b in zip(contour.points, ends, strict=False):
             length = float(np.linalg.norm(layout.template[a, :2] - layout.template[b, :2]))
             steps = max(1, round(length * CROP / CROP_SIDE / SPACING_PX))
-            for step in range(steps):
-                row = np.zeros(layout.points, np.float32)
-                row[a], row[b] = 1 - step / steps, step / steps
-                rows[contour.channel].append(row)
-    return tuple(np.stack(channel) for channel in rows)
+            rows[contour.channel] += [(a, b, step / steps) for step in range(steps)]
+    return tuple(
+        _Sampler(
+            np.array([a for a, _, _ in channel], np.intp),
+            np.array([b for _, b, _ in channel], np.intp),
+            np.array([[share] for _, _, share in channel], np.float32),
+        )
+        for channel in rows
+    )
 
 
 def _profiles(centres: F32, at: F32) -> F32:
@@ -80,5 +104,5 @@ def draw_landmarks(points: F32, layout: Layout, size: int = CROP) -> F32:
     centres = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(CROP / size)
     image = np.zeros((CHANNELS, size, size), np.float32)
     for channel, sampler in enumerate(_samplers(layout)):
-        _draw_channel(image[channel], sampler @ points[:, :2], centres)
+        _draw_channel(image[channel], sampler.samples(points[:, :2]), centres)
     return image

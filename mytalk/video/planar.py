@@ -22,25 +22,29 @@ class _Converter(threading.local):
     """Each thread's own, as it keeps tables between two pictures of one size."""
 
     def __init__(self) -> None:
-        self.reformatter = VideoReformatter()
+        self._reformatter = VideoReformatter()
 
-    def convert(self, picture: U8, source: str, target: str) -> U8:
-        frame = av.VideoFrame.from_ndarray(picture, source)
-        return np.asarray(self.reformatter.reformat(frame, format=target).to_ndarray(), np.uint8)
+    def convert(self, frame: Any, target: str) -> Any:
+        """A frame in another pixel format."""
+        return self._reformatter.reformat(frame, format=target)
 
 
 _converter = _Converter()
 
 
+def _rgb_frame(rgb: U8) -> Any:
+    return av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(rgb), "rgb24")
+
+
 def planar(rgb: U8) -> U8:
     """uint8 RGB [H, W, 3] → planar; the last column or row of an odd size is left out."""
     height, width = (size // 2 * 2 for size in rgb.shape[:2])
-    return _converter.convert(np.ascontiguousarray(rgb[:height, :width]), "rgb24", SUBSAMPLED)
+    return np.asarray(_converter.convert(_rgb_frame(rgb[:height, :width]), SUBSAMPLED).to_ndarray(), np.uint8)
 
 
 def rgb_of(picture: U8) -> U8:
     """Planar → uint8 RGB [H, W, 3]."""
-    return _converter.convert(picture, SUBSAMPLED, "rgb24")
+    return np.asarray(_converter.convert(frame_of(picture), "rgb24").to_ndarray(), np.uint8)
 
 
 def frame_of(picture: U8) -> Any:
@@ -50,9 +54,11 @@ def frame_of(picture: U8) -> Any:
     return av.VideoFrame.from_numpy_buffer(picture, SUBSAMPLED)
 
 
-def full_planes(rgb: U8) -> U8:
-    """uint8 RGB [H, W, 3], C-contiguous → luma and chroma of every pixel, uint8 [3, H, W]."""
-    return _converter.convert(rgb, "rgb24", FULL)
+def full_planes(rgb: U8) -> tuple[U8, ...]:
+    """uint8 RGB [H, W, 3] → luma and chroma of every pixel, uint8 [H, W] each."""
+    frame = _converter.convert(_rgb_frame(rgb), FULL)
+    rows = (np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size) for plane in frame.planes)
+    return tuple(row[:, : frame.width] for row in rows)
 
 
 def size_of(picture: U8) -> tuple[int, int]:
