@@ -151,6 +151,24 @@ def _spec(config: MotionConfig, steps: Steps, weights_id: str) -> dict[str, Any]
     }
 
 
+def _memory(config: MotionConfig) -> dict[str, Any]:
+    """Sizes of what sessions remember, as ``engines.bundle.Memory`` has them."""
+    hearing = {
+        "layers": config.audio_layers,
+        "dim": config.audio_dim,
+        "heads": config.audio_heads,
+        "kernel": config.audio_kernel,
+        "band": config.audio_band,
+    }
+    return {
+        "layers": config.layers,
+        "dim": config.dim,
+        "heads": config.heads,
+        "kernel": config.kernel,
+        "hearing": hearing if config.speech == "log_mel" else None,
+    }
+
+
 def _shapes(graph: Path) -> dict[str, dict[str, list[int | str]]]:
     """Names and shapes of what a graph takes and gives; a text stands for a free size."""
     loaded = onnx.load(str(graph), load_external_data=False).graph
@@ -210,12 +228,7 @@ def write_bundle(trained: Trained, steps: Steps, int8: Int8 | KeptInt8 | None, f
     manifest = {
         "format": FORMAT,
         "spec": _spec(config, steps, weights_id),
-        "memory": {
-            "layers": config.layers,
-            "dim": config.dim,
-            "heads": config.heads,
-            "kernel": config.kernel,
-        },
+        "memory": _memory(config),
         "configs": {
             "motion": asdict(config),
             "identity": asdict(trained.identity_config),

@@ -19,10 +19,10 @@ from mytalk.errors import MyTalkError
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.warp import fine_shape, flow_shape
 from mytalk.models.conformer import rotary_tables
-from mytalk.models.motion import MotionModel
+from mytalk.models.motion import AUDIO_PER_FRAME, MEL_PER_AUDIO_FRAME, AudioEncoder, MotionModel
 from mytalk.models.quiet import quiet
 from mytalk.models.serving import Appearance, decoder_of, encoders_of, latent_shape, picture_side
-from mytalk.models.streaming import StreamingHop, initial_state
+from mytalk.models.streaming import StreamingHop, hearing_of, initial_hearing, initial_state
 from mytalk.models.warping import REFERENCES
 
 OPSET = 20
@@ -42,7 +42,7 @@ def motion_example(model: MotionModel, count: int = 1, seed: int = 0) -> dict[st
     )
     keys, values, conv = initial_state(config, count)
     return {
-        "log_mel": normal(config.mel_frames, config.mels) - 6,
+        "speech": normal(config.tokens, config.audio_dim),
         "upper": 0.02 * normal(config.tokens, config.upper),
         "identity": normal(config.condition_width) / 8,
         "noise": normal(config.tokens, config.coefficients),
@@ -87,30 +87,66 @@ def _export(
     onnx.save(_program(module, inputs, outputs, shapes), str(path))
 
 
-def _motion_shapes(model: MotionModel, inputs: dict[str, Tensor]) -> tuple[Any, ...]:
-    """Free sizes of the streamed hop's inputs: the batch, the tokens and with them the speech they hear."""
+def hearing_example(model: MotionModel, count: int = 1, seed: int = 0) -> dict[str, Tensor]:
+    """Random inputs of what hears for a hop, by name, in the order of its ``forward``."""
+    config, random = model.config, torch.Generator().manual_seed(seed)
+    if not isinstance(model.audio, AudioEncoder):
+        width = config.mels if config.speech == "log_mel" else config.speech_width
+        return {"log_mel": torch.randn(count, config.mel_frames, width, generator=random)}
+    frames = AUDIO_PER_FRAME * config.tokens + 1
+    mel = torch.randn(count, MEL_PER_AUDIO_FRAME * frames + 2, config.mels, generator=random) - 6
+    places = torch.arange(frames).expand(count, -1)
+    cos, sin = rotary_tables(places, config.audio_dim // config.audio_heads)
+    memory = dict(zip(("keys", "values", "conv", "last"), initial_hearing(config, count), strict=True))
+    filled = torch.ones(count, config.audio_band - 1, dtype=torch.bool)
+    return {"log_mel": mel, "cos": cos, "sin": sin, **memory, "filled": filled}
+
+
+def _hop_shapes(model: MotionModel, inputs: dict[str, Tensor]) -> tuple[Any, ...]:
+    """Free sizes of the streamed hop's inputs: the batch and the tokens."""
+    batch = torch.export.Dim("batch", min=1, max=64)
+    tokens = torch.export.Dim("tokens", min=1, max=model.config.tokens)
+    along = ("speech", "upper", "noise", "cos", "sin", "given")
+    return tuple({0: batch, 1: tokens} if name in along else {0: batch} for name in inputs)
+
+
+def _hearing_shapes(model: MotionModel, inputs: dict[str, Tensor]) -> tuple[Any, ...]:
+    """Free sizes of what hears: the batch, the tokens, and with them the speech."""
     config = model.config
     batch = torch.export.Dim("batch", min=1, max=64)
-    tokens = torch.export.Dim("tokens", min=1, max=config.tokens)
-    context = config.speech_frames(0)
-    per_token = exact_div(config.mel_frames - context, config.tokens)
-    along = {name: {0: batch, 1: tokens} for name in ("upper", "noise", "cos", "sin", "given")}
-    along["log_mel"] = {0: batch, 1: per_token * tokens + context}
-    return tuple(along.get(name, {0: batch}) for name in inputs)
+    if not isinstance(model.audio, AudioEncoder):
+        tokens = torch.export.Dim("tokens", min=1, max=config.tokens)
+        context = config.speech_frames(0)
+        per_token = exact_div(config.mel_frames - context, config.tokens)
+        return ({0: batch, 1: per_token * tokens + context},)
+    before = exact_div(
+        config.left_audio_frames, AUDIO_PER_FRAME
+    )  # tokens that are heard at an utterance's start
+    tokens = torch.export.Dim("tokens", min=1, max=before + config.tokens)
+    frames = AUDIO_PER_FRAME * tokens + 1
+    along = {"log_mel": MEL_PER_AUDIO_FRAME * AUDIO_PER_FRAME * tokens + 4, "cos": frames, "sin": frames}
+    return tuple({0: batch, 1: along[name]} if name in along else {0: batch} for name in inputs)
 
 
 def export_motion(model: MotionModel, step_counts: Sequence[int], out: Path) -> None:
-    """Write motion_{steps}.onnx for each step count, and the weights of all of them, once, beside them."""
+    """Write hear.onnx, motion_{steps}.onnx for each step count, and the weights of all, once, beside them."""
     inputs = motion_example(model, 2)
     names = ["displacement", "new_keys", "new_values", "new_gates"]
-    shapes = _motion_shapes(model, inputs)
+    shapes = _hop_shapes(model, inputs)
+    graphs = {
+        motion_graph(steps): _program(StreamingHop(model, steps), inputs, names, shapes)
+        for steps in step_counts
+    }
+    inputs = hearing_example(model, 2)
+    names = ["speech", "new_keys", "new_values", "new_gates", "frames"]
+    whole = names[:1] if len(inputs) == 1 else names
+    graphs["hear"] = _program(hearing_of(model), inputs, whole, _hearing_shapes(model, inputs))
     weights = bytearray()
     places: dict[bytes, int] = {}  # content → where it lies in the file
-    for steps in step_counts:
-        graph = _program(StreamingHop(model, steps), inputs, names, shapes)
+    for name, graph in graphs.items():
         for tensor in graph.graph.initializer:
             _move_out(tensor, weights, places)
-        onnx.save(graph, str(out / f"{motion_graph(steps)}.onnx"))
+        onnx.save(graph, str(out / f"{name}.onnx"))
     (out / MOTION_WEIGHTS).write_bytes(weights)
 
 

@@ -26,6 +26,26 @@ class LipReferences:
 
 
 @dataclass(frozen=True, slots=True)
+class HeardState:
+    """What the speech encoder remembers of the speech that known frames have heard; explicit, never mutated.
+
+    log_mel: float32 [m, 80] — what it heard last, as long as it can matter; by it a hop knows whether its
+        speech goes on from here. position: of the next token on the motion timeline.
+    keys, values: float32 [La, H, b-1, d], conv: float32 [La, k-1, D], last: float32 [1, D] — attention
+        memory, convolution tails and the last frame (20 ms each), oldest first.
+    known: how many of the b-1 frames were heard.
+    """
+
+    log_mel: F32
+    position: int
+    keys: F32
+    values: F32
+    conv: F32
+    last: F32
+    known: int
+
+
+@dataclass(frozen=True, slots=True)
 class MotionState:
     """What the motion model remembers of the frames already shown; explicit, never mutated.
 
@@ -33,12 +53,14 @@ class MotionState:
         of the motion timeline lies in place p mod W.
     conv: float32 [L, k-1, D] — convolution tails.
     known: how many of the W places are filled (0..W).
+    heard: the speech encoder's part; None where nothing was heard yet, and for encoders without memory.
     """
 
     keys: F32
     values: F32
     conv: F32
     known: int
+    heard: HeardState | None = None
 
 
 @dataclass(frozen=True, slots=True)

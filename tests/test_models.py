@@ -10,8 +10,14 @@ from mytalk.landmarks.warp import flow_shape  # noqa: E402
 from mytalk.models.appearance import AppearanceConfig, AppearanceModel, window_px  # noqa: E402
 from mytalk.models.conformer import rotary_tables  # noqa: E402
 from mytalk.models.identity import ArcFace, IdentityExtractor  # noqa: E402
-from mytalk.models.motion import MotionConfig, MotionModel, noise_schedule  # noqa: E402
-from mytalk.models.streaming import AppearanceDecoder, StreamingHop, initial_state  # noqa: E402
+from mytalk.models.motion import MotionConfig, MotionModel, band_mask, noise_schedule  # noqa: E402
+from mytalk.models.streaming import (  # noqa: E402
+    AppearanceDecoder,
+    StreamingHop,
+    StreamingSpeech,
+    initial_hearing,
+    initial_state,
+)
 from training.motion_loss import block_mask  # noqa: E402
 
 CONFIG = MotionConfig(
@@ -64,6 +70,61 @@ def test_speech_feature_of_a_frame_is_the_same_streamed_and_whole(model):
         torch.testing.assert_close(streamed, whole[:, first : first + CONFIG.tokens], atol=1e-5, rtol=1e-5)
 
 
+def hear(model, mel, cuts):
+    """Features of all frames of mel, and the memory, heard in calls that end at the cuts."""
+    step, state = StreamingSpeech(model.audio), initial_hearing(CONFIG)
+    made, first, known, lookahead = [], 0, 0, 2
+    past = CONFIG.audio_band - 1
+    quiet = torch.full((1, 2, CONFIG.mels), -6.0)
+    mel = torch.cat([quiet, mel], dim=1)
+    for end in cuts:
+        tokens = end - first + lookahead
+        frames = 2 * tokens + 1
+        cos, sin = rotary_tables(
+            torch.arange(2 * first, 2 * first + frames)[None], CONFIG.audio_dim // CONFIG.audio_heads
+        )
+        filled = torch.arange(past)[None] >= past - known
+        heard = mel[:, 4 * first : 4 * first + 2 * frames + 2]
+        features, *new = step(heard, cos, sin, *state, filled)
+        made.append(features[:, : end - first])
+        kept = 2 * (end - first)
+        state = [
+            torch.cat([old, one[..., :kept, :]], dim=-2)[..., -old.shape[-2] :, :]
+            for old, one in zip(state, new, strict=True)
+        ]
+        known, first = min(past, known + kept), end
+    return torch.cat(made, dim=1), state
+
+
+@pytest.mark.parametrize("cuts", [[*range(1, 41)], [*range(2, 41, 2)], [1, 4, 5, 13, 14, 22, 37, 40]])
+def test_however_speech_is_cut_what_is_heard_is_the_whole_sequence(model, cuts):
+    """Features and memory of hops of any sizes equal one pass over everything, to rounding."""
+    count, band = 2 * 40, CONFIG.audio_band
+    mel = torch.randn(1, 2 * count + 14, CONFIG.mels, generator=torch.Generator().manual_seed(5)) - 6
+    features, state = hear(model, mel, cuts)
+    padded = torch.cat([torch.full((1, 2, CONFIG.mels), -6.0), mel], dim=1)[:, : 2 * count + 4]
+    rotary = rotary_tables(torch.arange(count + 1)[None], CONFIG.audio_dim // CONFIG.audio_heads)
+    mask = band_mask(count + 1, 0, band, torch.device("cpu"))
+    frames, left = model.audio.run_blocks(padded, rotary, mask, None)
+    whole = model.audio.to_features(torch.cat([torch.zeros_like(frames[:, :1]), frames], dim=1))
+    torch.testing.assert_close(features, whole, atol=1e-5, rtol=1e-5)
+    expected = [torch.stack(part, dim=1)[..., :count, :] for part in zip(*left, strict=True)]
+    for made, one, kept in zip(state, expected, (band - 1, band - 1, CONFIG.audio_kernel - 1), strict=False):
+        torch.testing.assert_close(made, one[..., -kept:, :], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(state[3], frames[:, count - 1 : count], atol=1e-5, rtol=1e-5)
+
+
+def test_going_on_from_a_context_equals_hearing_all_of_it(model):
+    """An engine starts from a context of the encoder's reach; from there on it hears what training heard."""
+    tokens, left = 8, CONFIG.left_audio_frames // 2
+    mel = torch.randn(1, 4 * (left + tokens + 2) + 2, CONFIG.mels) - 6
+    expected = model.audio(mel[:, : CONFIG.speech_frames(tokens)])
+    for later in ([tokens], range(2, tokens + 1, 2), [3, 4, tokens]):
+        cuts = [7, left, *(left + end for end in later)]
+        features, _ = hear(model, mel, cuts)
+        torch.testing.assert_close(features[:, left:], expected, atol=1e-5, rtol=1e-5)
+
+
 def test_a_feature_hears_twenty_milliseconds_ahead_and_no_further(model):
     mel, *_ = sequence(model, 20)
     left, frame = 2 * CONFIG.left_audio_frames, 8
@@ -90,9 +151,8 @@ def test_streamed_memory_equals_the_whole_sequence_under_the_same_mask(model, ho
     state = initial_state(CONFIG)
     for first in range(0, frames, hop):
         rows = slice(first, first + hop)
-        context = mel[:, 4 * first : 4 * first + CONFIG.speech_frames(hop)]
         given = model.to_displacement(shown[:, rows])
-        state = remember(step, state, first, hop, context, upper[:, rows], identity, given)
+        state = remember(step, state, first, hop, speech[:, rows], upper[:, rows], identity, given)
     places = torch.arange(frames - CONFIG.window, frames) % CONFIG.window
     for made, whole in zip(state[:2], (keys, values), strict=True):
         torch.testing.assert_close(
@@ -101,7 +161,7 @@ def test_streamed_memory_equals_the_whole_sequence_under_the_same_mask(model, ho
     torch.testing.assert_close(state[2], gates[:, :, 1 - CONFIG.kernel :], atol=2e-4, rtol=2e-4)
 
 
-def remember(step, state, first, hop, context, upper, identity, given):
+def remember(step, state, first, hop, speech, upper, identity, given):
     """The memory after a hop of given frames, as an engine keeps it."""
     known = min(first, CONFIG.window)
     filled = torch.zeros(1, CONFIG.window, dtype=torch.bool)
@@ -109,7 +169,7 @@ def remember(step, state, first, hop, context, upper, identity, given):
     count = torch.tensor([hop])
     noise = torch.zeros(1, hop, CONFIG.coefficients)
     one = torch.ones(1)
-    args = (context, upper, identity, noise, *tables(first, hop), *state, filled, count, count, given, one)
+    args = (speech, upper, identity, noise, *tables(first, hop), *state, filled, count, count, given, one)
     _, keys, values, gates = step(*args)
     places = torch.arange(first, first + hop) % CONFIG.window
     past = [memory.index_copy(3, places, new) for memory, new in zip(state[:2], (keys, values), strict=True)]
@@ -134,9 +194,8 @@ def test_exactly_the_tokens_that_are_wanted_give_what_padding_gives(model, steps
     step = StreamingHop(model, steps)
     inputs = hop_inputs(tokens=3, hop=2)
     padded = step(**inputs)
-    for name in ("upper", "noise", "cos", "sin", "given"):
+    for name in ("speech", "upper", "noise", "cos", "sin", "given"):
         inputs[name] = inputs[name][:, :3]
-    inputs["log_mel"] = inputs["log_mel"][:, : CONFIG.speech_frames(3)]
     exact = step(**inputs)
     torch.testing.assert_close(exact[0], padded[0][:, :3])
     for new, old in zip(exact[1:3], padded[1:3], strict=True):
@@ -147,7 +206,7 @@ def test_exactly_the_tokens_that_are_wanted_give_what_padding_gives(model, steps
 def hop_inputs(tokens, hop, seed=3):
     generator = torch.Generator().manual_seed(seed)
     return {
-        "log_mel": torch.randn(1, CONFIG.mel_frames, CONFIG.mels, generator=generator) - 6,
+        "speech": torch.randn(1, CONFIG.tokens, CONFIG.audio_dim, generator=generator),
         "upper": torch.randn(1, CONFIG.tokens, CONFIG.upper, generator=generator),
         "identity": torch.randn(1, CONFIG.identity, generator=generator),
         "noise": torch.randn(1, CONFIG.tokens, CONFIG.coefficients, generator=generator),
@@ -166,7 +225,7 @@ def test_padding_tokens_change_nothing(model):
     step = StreamingHop(model, steps=2)
     inputs = hop_inputs(tokens=4, hop=2)
     before = step(**inputs)
-    for name in ("upper", "noise"):
+    for name in ("speech", "upper", "noise"):
         inputs[name] = inputs[name].clone()
         inputs[name][:, 4:] += 5
     after = step(**inputs)

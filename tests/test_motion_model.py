@@ -228,7 +228,17 @@ def test_a_base_like_model_streams_through_the_one_hop_graph():
     given, none = torch.zeros(1, config.tokens, config.compact * 3), torch.zeros(1)
     nothing = torch.zeros(1, config.window, dtype=torch.bool)
     made, keys, _, gates = StreamingHop(model, steps=2)(
-        mel, upper, identity, noise, *rotary, *initial_state(config), nothing, count, count, given, none
+        model.audio(mel),
+        upper,
+        identity,
+        noise,
+        *rotary,
+        *initial_state(config),
+        nothing,
+        count,
+        count,
+        given,
+        none,
     )
     mask = everything(config.tokens)
     alone = model.sample(noise, model.audio(mel), upper, identity, rotary, mask, None, 2)

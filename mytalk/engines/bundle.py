@@ -16,18 +16,38 @@ from mytalk.errors import EngineFailed
 INT8_DECODER = "decode_int8.onnx"
 HALF_DECODER = "decode_fp16.onnx"
 MOTION_WEIGHTS = "motion.weights"  # the motion graphs' weights, one copy for all of them (ONNX external data)
-FORMAT = 2
+FORMAT = 3
 CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """Sizes of the motion memory: layers L, model width D, attention heads, convolution kernel k."""
+class Hearing:
+    """Sizes of a streaming speech encoder's memory. band: frames that an attention sees, its own included."""
 
     layers: int
     dim: int
     heads: int
     kernel: int
+    band: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return exact_div(self.dim, self.heads)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Sizes of the motion memory: layers L, model width D, attention heads, convolution kernel k.
+
+    hearing: of the speech encoder's; None if it hears its whole context for every hop.
+    """
+
+    layers: int
+    dim: int
+    heads: int
+    kernel: int
+    hearing: Hearing | None
 
     @property
     def head_dim(self) -> int:
@@ -42,7 +62,7 @@ def motion_graph(steps: int) -> str:
 
 def graph_names(step_counts: Sequence[int]) -> tuple[str, ...]:
     """Names of a bundle's graphs."""
-    return (*(motion_graph(steps) for steps in step_counts), "identity", "encode", "decode")
+    return ("hear", *(motion_graph(steps) for steps in step_counts), "identity", "encode", "decode")
 
 
 def read_manifest(bundle: Path) -> dict[str, Any]:
@@ -83,7 +103,9 @@ def sizes(manifest: dict[str, Any], bundle: Path) -> tuple[EngineSpec, Memory]:
         spec = EngineSpec(**told | {"step_counts": tuple(sorted(map(int, told["step_counts"])))})
         if spec.steps not in spec.step_counts:
             raise ValueError(f"steps {spec.steps} is none of step_counts")
-        return spec, Memory(**manifest["memory"])
+        memory = manifest["memory"]
+        hearing = None if memory["hearing"] is None else Hearing(**memory["hearing"])
+        return spec, Memory(**memory | {"hearing": hearing})
     except (KeyError, TypeError, ValueError) as error:
         raise EngineFailed(f"{bundle / 'manifest.json'} is damaged: {error}") from error
 

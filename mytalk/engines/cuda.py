@@ -6,7 +6,7 @@ Not run yet: there was no card at hand. ``benchmarks/gpu.py`` runs it, with pari
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -118,7 +118,7 @@ class CudaRunner:
     def __init__(
         self,
         modules: dict[str, torch.nn.Module],
-        inputs: Callable[[str], Sequence[str]],
+        inputs: Callable[[str, Container[str]], Sequence[str]],
         decoder: Callable[[TunedDecoder | None], Call],
     ) -> None:
         """modules: graphs by name, on the card. inputs: names of a graph's inputs, in order.
@@ -132,7 +132,7 @@ class CudaRunner:
         self._calls: dict[str, Recorded] = {"decode": RecordedCalls(decoder(None))}
         for graph, module in modules.items():
             if graph != "decode":
-                recorded = graph.startswith("motion")
+                recorded = graph == "hear" or graph.startswith("motion")
                 self._calls[graph] = RecordedCalls(module) if recorded else Unrecorded(module)
 
     def load_decoder(self, tuned: TunedDecoder) -> None:
@@ -144,7 +144,7 @@ class CudaRunner:
         """Outputs of a graph."""
         call = self._calls[graph] if tuned is None else self._tuned[tuned]
         try:
-            return call([inputs[name] for name in self._inputs(graph)])
+            return call([inputs[name] for name in self._inputs(graph, inputs)])
         except Exception as error:  # torch raises many classes, a compiled module more
             raise EngineFailed(f"{graph} failed on the card: {first_line(error)}") from error
 

@@ -11,17 +11,22 @@ import numpy.typing as npt
 
 from mytalk.actors.tuned import TunedDecoder
 from mytalk.audio.speech import MEL_FRAMES_PER_FRAME, MELS
-from mytalk.engines.bundle import Memory, motion_graph
+from mytalk.clock import exact_div
+from mytalk.engines.bundle import Hearing, Memory, motion_graph
 from mytalk.engines.engine import EngineSpec
 from mytalk.engines.lockstep import Computation, run_in_lockstep
 from mytalk.errors import EngineFailed
-from mytalk.types import F32, U8, MotionJob, MotionResult, MotionState
+from mytalk.motion import left_mel_frames
+from mytalk.types import F32, U8, HeardState, MotionJob, MotionResult, MotionState
 
 Arrays = dict[str, npt.NDArray[Any]]
+# Of the log-mel speech encoder (``models/motion.py``): 50 Hz frames in a frame, log-mel frames that its first
+# convolution hears before a frame, and a log-mel value that counts for nothing.
+AUDIO_PER_FRAME, STEM_TAIL, QUIET = 2, 2, -6.0
 
 
 class GraphRunner(Protocol):
-    """Runs a bundle's graphs: ``motion_<steps>`` for each count, ``identity``, ``encode``, ``decode``.
+    """Runs a bundle's graphs: ``hear``, ``motion_<steps>``, ``identity``, ``encode``, ``decode``.
 
     concurrent, batch: see ``Engine``.
     """
@@ -64,14 +69,41 @@ class Tokens:
     given: F32 | None
 
 
-def _remember(state: MotionState, new: tuple[F32, F32, F32], position: int, hop: int) -> MotionState:
+def _batch(rows: dict[str, Any]) -> Arrays:
+    """Arrays or numbers as batches of one."""
+    return {name: np.ascontiguousarray(np.asarray(value)[None]) for name, value in rows.items()}
+
+
+def _remember(
+    state: MotionState, new: tuple[F32, F32, F32], position: int, hop: int, heard: HeardState | None
+) -> MotionState:
     """Memory with a hop's keys, values [L, H, T, d] and gated inputs [L, T, D] in it; a new one."""
     window = state.keys.shape[2]
     places = np.arange(position, position + hop) % window
     keys, values = state.keys.copy(), state.values.copy()
     keys[:, :, places], values[:, :, places] = new[0][:, :, :hop], new[1][:, :, :hop]
     conv = np.concatenate([state.conv, new[2][:, :hop]], axis=1)[:, hop:]
-    return MotionState(keys, values, conv, min(window, state.known + hop))
+    return MotionState(keys, values, conv, min(window, state.known + hop), heard)
+
+
+def _initial_hearing(sizes: Hearing, left: int, position: int) -> HeardState:
+    """Nothing heard, ``left`` log-mel frames long, up to a position."""
+    keys = np.zeros((sizes.layers, sizes.heads, sizes.band - 1, sizes.head_dim), np.float32)
+    conv = np.zeros((sizes.layers, sizes.kernel - 1, sizes.dim), np.float32)
+    quiet = np.full((left, MELS), QUIET, np.float32)
+    return HeardState(quiet, position, keys, keys.copy(), conv, np.zeros((1, sizes.dim), np.float32), 0)
+
+
+def _listened(heard: HeardState, log_mel: F32, new: tuple[F32, F32, F32, F32], tokens: int) -> HeardState:
+    """What was heard, and ``tokens`` more of log_mel [.., 80]; new: keys, values, gated inputs and frames."""
+    frames = AUDIO_PER_FRAME * tokens
+    kept = [
+        np.concatenate([old, made[..., :frames, :]], axis=-2)[..., -old.shape[-2] :, :]
+        for old, made in zip((heard.keys, heard.values, heard.conv, heard.last), new, strict=True)
+    ]
+    mel = np.concatenate([heard.log_mel, log_mel[: MEL_FRAMES_PER_FRAME * tokens]])[-len(heard.log_mel) :]
+    known = min(heard.keys.shape[2], heard.known + frames)
+    return HeardState(mel, heard.position + tokens, kept[0], kept[1], kept[2], kept[3], known)
 
 
 class GraphEngine:
@@ -137,14 +169,14 @@ class GraphEngine:
             # A runtime with free sizes might compute something of it.
             told, wanted = list(new.log_mel.shape), [spec.mel_frames, MELS]
             raise EngineFailed(f"motion failed: its log-mel context is {told}, not {wanted}")
+        speech, heard = yield from self._hear(state.heard, new, hop)
         cos, sin = rotary_tables(np.arange(new.position, new.position + count), self._memory.head_dim)
         filled = np.zeros(spec.window, np.bool_)
         filled[np.arange(new.position - state.known, new.position) % spec.window] = True
         # The graph's own tokens are exactly those that are wanted; it costs what they cost.
-        mel_frames = spec.mel_frames - (spec.tokens - count) * MEL_FRAMES_PER_FRAME
         blank = np.zeros((count, spec.compact * 3), np.float32)
         rows = {
-            "log_mel": new.log_mel[:mel_frames],
+            "speech": speech,
             "upper": new.upper[:count],
             "identity": identity,
             "noise": new.noise[:count],
@@ -159,9 +191,48 @@ class GraphEngine:
             "given": blank if new.given is None else new.given,
             "use_given": np.float32(new.given is not None),
         }
-        inputs = {name: np.ascontiguousarray(np.asarray(value)[None]) for name, value in rows.items()}
-        sampled, keys, values, gates = yield motion_graph(steps), inputs
-        return sampled[0], _remember(state, (keys[0], values[0], gates[0]), new.position, hop)
+        sampled, keys, values, gates = yield motion_graph(steps), _batch(rows)
+        return sampled[0], _remember(state, (keys[0], values[0], gates[0]), new.position, hop, heard)
+
+    def _hear(
+        self, heard: HeardState | None, new: Tokens, hop: int
+    ) -> Computation[tuple[F32, HeardState | None]]:
+        """Speech features [count, D] of the tokens, and what the encoder remembers after ``hop`` of them.
+
+        If the speech before them is not what was heard last (an utterance starts, or frames were left out),
+        all of their context is heard.
+        """
+        left, sizes = left_mel_frames(self.spec), self._memory.hearing
+        mel = new.log_mel[: left + new.count * MEL_FRAMES_PER_FRAME + self.spec.mel_right]
+        if sizes is None:
+            (features,) = yield "hear", _batch({"log_mel": mel})
+            return features[0], None
+        before = 0
+        if (
+            heard is None
+            or heard.position != new.position
+            or not np.array_equal(heard.log_mel, new.log_mel[:left])
+        ):
+            before = exact_div(left, MEL_FRAMES_PER_FRAME)
+            heard = _initial_hearing(sizes, left, new.position - before)
+        else:
+            mel = mel[left:]
+        frames = AUDIO_PER_FRAME * (before + new.count) + 1
+        first = AUDIO_PER_FRAME * heard.position
+        cos, sin = rotary_tables(np.arange(first, first + frames), sizes.head_dim)
+        rows = {
+            "log_mel": np.concatenate([heard.log_mel[-STEM_TAIL:], mel]),
+            "cos": cos,
+            "sin": sin,
+            "keys": heard.keys,
+            "values": heard.values,
+            "conv": heard.conv,
+            "last": heard.last,
+            "filled": np.arange(sizes.band - 1) >= sizes.band - 1 - heard.known,
+        }
+        features, keys, values, gates, made = yield "hear", _batch(rows)
+        left_behind = _listened(heard, mel, (keys[0], values[0], gates[0], made[0]), before + hop)
+        return features[0, before:], left_behind
 
     def encode_appearance(self, references: U8, faces: U8) -> F32:
         """Appearance latents [N, Ca, 40, 44] of an actor's crops."""

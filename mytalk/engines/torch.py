@@ -7,7 +7,7 @@ In float32 it is what every other engine is measured against (``export/parity.py
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,13 @@ from mytalk.models.half import in_half
 from mytalk.models.identity import IdentityConfig, IdentityExtractor, KeyLandmarks
 from mytalk.models.motion import MotionConfig, MotionModel
 from mytalk.models.serving import Appearance, appearance_from, decoder_of, encoders_of, latent_shape
-from mytalk.models.streaming import StreamingHop
+from mytalk.models.streaming import StreamingHop, hearing_of
 from mytalk.render.compose import hidden_mask
 
 REFERENCES = 3  # lip references of an actor
 Prepare = Callable[[torch.nn.Module], Callable[..., Any]]
 HOP_INPUTS = (
-    "log_mel",
+    "speech",
     "upper",
     "identity",
     "noise",
@@ -53,6 +53,7 @@ HOP_INPUTS = (
     "use_given",
 )
 INPUTS = {
+    "hear": ("log_mel", "cos", "sin", "keys", "values", "conv", "last", "filled"),
     "identity": ("landmarks",),
     "encode": ("references", "faces"),
     "decode": ("landmark_images", "latents", "references", "flows"),
@@ -91,6 +92,7 @@ def load_modules(bundle: Path, manifest: dict[str, Any]) -> dict[str, torch.nn.M
     spec, _ = sizes(manifest, bundle)
     models = load_models(bundle, manifest.get("configs", {}))
     return {
+        "hear": hearing_of(models.motion),
         **{motion_graph(steps): StreamingHop(models.motion, steps) for steps in spec.step_counts},
         "identity": models.identity,
         "encode": encoders_of(models.appearance),
@@ -122,7 +124,7 @@ class TorchRunner:
         """Outputs of a graph."""
         call = self._calls[graph] if tuned is None else self._tuned[tuned]
         try:
-            given = [_tensor(inputs[name]) for name in inputs_of(graph)]
+            given = [_tensor(inputs[name]) for name in inputs_of(graph, inputs)]
             with torch.inference_mode():
                 found = call(*given)
             outputs = found if isinstance(found, tuple) else (found,)
@@ -147,9 +149,9 @@ def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
-def inputs_of(graph: str) -> tuple[str, ...]:
-    """Names of a graph's inputs, in order."""
-    return INPUTS.get(graph, HOP_INPUTS)
+def inputs_of(graph: str, given: Container[str]) -> list[str]:
+    """Names of a graph's inputs, in order; a speech encoder without memory takes fewer than another."""
+    return [name for name in INPUTS.get(graph, HOP_INPUTS) if name in given]
 
 
 def _load(bundle: Path, threads: int | None, *, bf16: bool) -> GraphEngine:

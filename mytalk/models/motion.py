@@ -37,15 +37,20 @@ __all__ = [
     "Denoiser",
     "MotionConfig",
     "MotionModel",
+    "band_mask",
     "noise_schedule",
 ]
+
+
+STEM_TAIL = 2  # log-mel frames before the first that its 50 Hz frame hears
+QUIET = -6.0  # log-mel that counts for nothing
 
 
 class AudioEncoder(nn.Module):
     """Log-mel → one feature per video frame, with a finite reach to the left and 20 ms to the right.
 
-    Since the reach is finite, a streamed call that hears ``left_audio_frames`` of context gives what the
-    whole utterance gives.
+    Since the reach is finite, a call that hears ``left_audio_frames`` of context gives what the whole
+    utterance gives, and so does one that goes on from what an earlier one left (``StreamingSpeech``).
     """
 
     def __init__(self, config: MotionConfig) -> None:
@@ -61,23 +66,47 @@ class AudioEncoder(nn.Module):
         )
         self.downsample = nn.Conv1d(dim, dim, 4, 2)
 
-    def tables(self, count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotary cos, sin [1, count, d/2] and band mask bool [1, 1, count, count] of 50 Hz frames."""
-        index = torch.arange(count, device=device)
-        distance = index[:, None] - index[None]
-        mask = ((distance >= 0) & (distance < self.config.audio_band))[None, None]
-        return *rotary_tables(index[None], self.config.audio_dim // self.config.audio_heads), mask
-
-    def forward(self, log_mel: Tensor, tables: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
-        """log_mel [B, 2 (left + 2 F + 1), 80], natural log → [B, F, audio_dim]; tables: as of ``tables``."""
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """log_mel [B, 2 (left + 2 F + 1), 80], natural log → [B, F, audio_dim]."""
         config = self.config
+        frames = log_mel.shape[1] // MEL_PER_AUDIO_FRAME
+        index = torch.arange(frames, device=log_mel.device)
+        rotary = rotary_tables(index[None], config.audio_dim // config.audio_heads)
+        padded = F.pad(log_mel, (0, 0, STEM_TAIL, 0), value=QUIET)
+        x, _ = self.run_blocks(padded, rotary, band_mask(frames, 0, config.audio_band, index.device), None)
+        return self.to_features(x[:, config.left_audio_frames - 1 :])
+
+    def run_blocks(
+        self,
+        log_mel: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor,
+        past: tuple[Tensor, Tensor, Tensor] | None,
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+        """50 Hz frames [B, n, audio_dim] of log_mel [B, 2 n + 2, 80], and what each block leaves for later.
+
+        mask: bool [B or 1, 1, n, (past +) n]. past: keys, values [B, La, H, p, d] and convolution tails
+        [B, La, k-1, D] of the frames before; None: there are none. See ``ConformerBlock``.
+        """
         x = ((log_mel + 6.0) / 3.0).transpose(1, 2)
-        x = F.silu(self.stem(F.pad(x, (2, 0)))).transpose(1, 2)
-        cos, sin, mask = self.tables(x.shape[1], x.device) if tables is None else tables
-        for block in self.blocks:
-            x = block(x, (cos, sin), mask)[0]
-        x = x[:, config.left_audio_frames - 1 :]
+        x = F.silu(self.stem(x)).transpose(1, 2)
+        left: list[tuple[Tensor, Tensor, Tensor]] = []
+        for i, block in enumerate(self.blocks):
+            before = None if past is None else (past[0][:, i], past[1][:, i], past[2][:, i])
+            x, *memory = block(x, rotary, mask, before)
+            left.append((memory[0], memory[1], memory[2]))
+        return x, left
+
+    def to_features(self, x: Tensor) -> Tensor:
+        """50 Hz frames [B, 2 F + 2, audio_dim], from the one before the first on → [B, F, audio_dim]."""
         return self.downsample(x.transpose(1, 2)).transpose(1, 2)
+
+
+def band_mask(count: int, past: int, band: int, device: torch.device) -> Tensor:
+    """Which of the ``past`` frames before and its own each frame hears: bool [1, 1, count, past + count]."""
+    index = torch.arange(-past, count, device=device)
+    distance = index[past:, None] - index[None]
+    return ((distance >= 0) & (distance < band))[None, None]
 
 
 def noise_schedule(level: Tensor) -> tuple[Tensor, Tensor]:

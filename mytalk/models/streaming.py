@@ -1,4 +1,4 @@
-"""One streamed hop of the motion model as a pure function of explicit state: what is exported and served."""
+"""One streamed hop of the models as pure functions of explicit state: what is exported and served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,57 @@ from torch import Tensor, nn
 from mytalk.landmarks.warp import FLOW_STRIDE as STRIDE
 from mytalk.landmarks.warp import WINDOW_COLUMNS, WINDOW_ROWS
 from mytalk.models.appearance import AppearanceModel, window_px
-from mytalk.models.motion import MEL_PER_AUDIO_FRAME, AudioEncoder, MotionConfig, MotionModel
+from mytalk.models.motion import AUDIO_PER_FRAME, AudioEncoder, MotionConfig, MotionModel, band_mask
+
+
+class StreamingSpeech(nn.Module):
+    """What a hop hears, from what earlier hops have left: exact, since the encoder is causal.
+
+    Its right context, 20 ms, is heard anew by the next hop.
+    """
+
+    band: Tensor
+
+    def __init__(self, model: AudioEncoder) -> None:
+        super().__init__()
+        self.model, config = model, model.config
+        # A constant: made for the longest call and cut, since the length of a call is free in the graph.
+        most = config.left_audio_frames + AUDIO_PER_FRAME * config.tokens + 1
+        band = band_mask(most, config.audio_band - 1, config.audio_band, torch.device("cpu"))[0, 0]
+        self.register_buffer("band", band, persistent=False)
+
+    def forward(
+        self,
+        log_mel: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        conv: Tensor,
+        last: Tensor,
+        filled: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Hear T tokens: n = 2 T + 1 frames of 20 ms.
+
+        log_mel [B, 2 n + 2, 80], from two frames before the first token on; cos, sin [B, n, d/2] of the
+        frames' positions; keys, values [B, La, H, b-1, d] of the frames before, conv [B, La, k-1, D], last
+        [B, 1, D] the frame before; filled bool [B, b-1]: which of those before there are. Returns features
+        [B, T, D] and the frames' own keys, values [B, La, H, n, d], gated inputs [B, La, n, D] and frames
+        [B, n, D], for the memory.
+        """
+        past, count = filled.shape[1], cos.shape[1]
+        band = self.band[:count, : past + count]
+        own = torch.ones_like(filled[:, :1]).expand(-1, count)
+        mask = (band[None] & torch.cat([filled, own], dim=1)[:, None])[:, None]
+        x, left = self.model.run_blocks(log_mel, (cos, sin), mask, (keys, values, conv))
+        features = self.model.to_features(torch.cat([last, x], dim=1))
+        made = [torch.stack(part, dim=1) for part in zip(*left, strict=True)]
+        return features, made[0], made[1], made[2], x
+
+
+def hearing_of(model: MotionModel) -> nn.Module:
+    """What makes a hop's speech features: streaming, or an encoder that takes all of its context."""
+    return StreamingSpeech(model.audio) if isinstance(model.audio, AudioEncoder) else model.audio
 
 
 class StreamingHop(nn.Module):
@@ -20,30 +70,13 @@ class StreamingHop(nn.Module):
     (positions are in the keys), so that writing a hop into it moves nothing else.
     """
 
-    cos: Tensor
-    sin: Tensor
-    band: Tensor
-
     def __init__(self, model: MotionModel, steps: int) -> None:
         super().__init__()
         self.model, self.steps = model, steps
-        if isinstance(model.audio, AudioEncoder):
-            # Constants: made for the longest call and cut, since the length of a call is free in the graph.
-            tables = model.audio.tables(model.config.mel_frames // MEL_PER_AUDIO_FRAME, torch.device("cpu"))
-            for name, table in zip(("cos", "sin", "band"), tables, strict=True):
-                self.register_buffer(name, table, persistent=False)
-
-    def _heard(self, log_mel: Tensor) -> Tensor:
-        if not isinstance(self.model.audio, AudioEncoder):
-            heard: Tensor = self.model.audio(log_mel)
-            return heard
-        count = log_mel.shape[1] // MEL_PER_AUDIO_FRAME
-        tables = (self.cos[:, :count], self.sin[:, :count], self.band[..., :count, :count])
-        return self.model.audio(log_mel, tables)
 
     def forward(
         self,
-        log_mel: Tensor,
+        speech: Tensor,
         upper: Tensor,
         identity: Tensor,
         noise: Tensor,
@@ -60,11 +93,12 @@ class StreamingHop(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sample T tokens; the first ``hop`` become known.
 
-        log_mel [B, M(T), 80]; upper [B, T, U]; identity [B, E]; noise [B, T, C]; cos, sin [B, T, d/2] of the
-        tokens' positions; keys, values [B, L, H, W, d]; conv [B, L, k-1, D]; filled bool [B, W]: which places
-        of the memory hold a frame; tokens, hop int64 [B]; given [B, T, Kc·3]: displacements that become known
-        instead of the sampled ones where use_given (float [B]) is 1. Returns displacement [B, T, Kc·3] and
-        the tokens' own keys, values [B, L, H, T, d] and gated inputs [B, L, T, D], for the memory.
+        speech [B, T, audio_dim]; upper [B, T, U]; identity [B, E]; noise [B, T, C]; cos, sin [B, T, d/2] of
+        the tokens' positions; keys, values [B, L, H, W, d]; conv [B, L, k-1, D]; filled bool [B, W]: which
+        places of the memory hold a frame; tokens, hop int64 [B]; given [B, T, Kc·3]: displacements that
+        become known instead of the sampled ones where use_given (float [B]) is 1. Returns displacement
+        [B, T, Kc·3] and the tokens' own keys, values [B, L, H, T, d] and gated inputs [B, L, T, D], for the
+        memory.
         """
         count = noise.shape[1]
         token = torch.arange(count, device=hop.device)
@@ -74,7 +108,6 @@ class StreamingHop(nn.Module):
             mask = torch.cat([filled, token[None] < own[:, None]], dim=1)
             return mask[:, None, None]
 
-        speech = self._heard(log_mel)
         told = (speech, upper, identity, (cos, sin))
         clean = self.model.sample(noise, *told, seen(tokens), past, self.steps)
         sampled = self.model.to_displacement(clean)
@@ -90,6 +123,14 @@ def initial_state(config: MotionConfig, count: int = 1) -> tuple[Tensor, Tensor,
     keys = torch.zeros(count, config.layers, config.heads, config.window, config.dim // config.heads)
     conv = torch.zeros(count, config.layers, config.kernel - 1, config.dim)
     return keys, torch.zeros_like(keys), conv
+
+
+def initial_hearing(config: MotionConfig, count: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Nothing heard: keys, values [B, La, H, b-1, d], tails [B, La, k-1, D], last frame [B, 1, D]."""
+    heads, dim = config.audio_heads, config.audio_dim
+    keys = torch.zeros(count, config.audio_layers, heads, config.audio_band - 1, dim // heads)
+    conv = torch.zeros(count, config.audio_layers, config.audio_kernel - 1, dim)
+    return keys, torch.zeros_like(keys), conv, torch.zeros(count, 1, dim)
 
 
 class AppearanceEncoders(nn.Module):
