@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from mytalk.audio.speech import MEL_FRAMES_PER_FRAME
 from mytalk.engines.bundle import motion_graph, read_manifest, sizes
 from mytalk.models.quiet import quiet
 
@@ -26,22 +26,35 @@ MATRIX = 1024  # side of the matrices in a product
 
 
 def hop_macs(bundle: Path, tokens: int) -> dict[str, int]:
-    """Multiply-adds of a hop of so many tokens with the bundle's default number of diffusion steps."""
+    """Multiply-adds of a hop of so many tokens, its speech included, with the bundle's default steps."""
     manifest = read_manifest(bundle)
     spec, _ = sizes(manifest, bundle)
-    heard = spec.mel_frames - (spec.tokens - tokens) * MEL_FRAMES_PER_FRAME
-    graph = motion_graph(spec.steps)
+    parts = [_graph_macs(bundle, graph, manifest, tokens) for graph in ("hear", motion_graph(spec.steps))]
+    return {kind: sum(part[kind] for part in parts) for kind in parts[0]}
+
+
+def _graph_macs(bundle: Path, graph: str, manifest: dict[str, Any], tokens: int) -> dict[str, int]:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     # The graph's sizes are free and computed in it: ONNX Runtime works them out when they are given.
-    told = manifest["shapes"][graph]["inputs"]["log_mel"][1]
-    for name, size in (("batch", 1), ("tokens", tokens), (told, heard)):
-        options.add_free_dimension_override_by_name(name, size)
+    shapes = manifest["shapes"][graph]["inputs"].values()
+    for name in {size for shape in shapes for size in shape if isinstance(size, str)}:
+        options.add_free_dimension_override_by_name(name, _size(name, tokens))
     with tempfile.TemporaryDirectory() as folder:
         fixed = Path(folder) / "fixed.onnx"
         options.optimized_model_filepath = str(fixed)
         onnxruntime.InferenceSession(str(bundle / f"{graph}.onnx"), options, ["CPUExecutionProvider"])
         return count_macs(fixed)
+
+
+def _size(name: str, tokens: int) -> int:
+    """What a free size is: ``batch`` is one, the others are multiples of the tokens and a constant."""
+    if name == "batch":
+        return 1
+    found = re.fullmatch(r"(?:(\d+)\*)?tokens(?: \+ (\d+))?", name)
+    if found is None:
+        raise ValueError(f"a graph's size {name!r} is not one that is known")
+    return int(found[1] or 1) * tokens + int(found[2] or 0)
 
 
 def count_macs(path: Path) -> dict[str, int]:

@@ -31,7 +31,7 @@ def test_without_a_card_the_error_is_one_line(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(EngineFailed, match="torch sees no CUDA card"):
         need_card()
-    runner = CudaRunner({"identity": torch.nn.Identity()}, lambda graph: ("x",), lambda tuned: None)
+    runner = CudaRunner({"identity": torch.nn.Identity()}, lambda graph, given: ("x",), lambda tuned: None)
     if not torch.version.cuda:
         with pytest.raises(EngineFailed, match="identity failed on the card"):
             runner.run("identity", {"x": np.zeros(3, np.float32)})
