@@ -48,8 +48,8 @@ def _graph_macs(bundle: Path, graph: str, manifest: dict[str, Any], tokens: int)
 
 
 def _size(name: str, tokens: int) -> int:
-    """What a free size is: ``batch`` is one, the others are multiples of the tokens and a constant."""
-    if name == "batch":
+    """What a free size is: one session, one frame known last, or so many for each token."""
+    if name in ("batch", "known"):
         return 1
     found = re.fullmatch(r"(?:(\d+)\*)?tokens(?: \+ (\d+))?", name)
     if found is None:

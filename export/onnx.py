@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from mytalk.models.warping import REFERENCES
 OPSET = 20
 EXTERNAL_BYTES = 1024  # smaller tensors stay in the graph
 ALIGNMENT = 64
+KNOWN_EXAMPLE = 3  # frames known last, of an example
 
 
 def motion_example(model: MotionModel, count: int = 1, seed: int = 0) -> dict[str, Tensor]:
@@ -37,25 +38,33 @@ def motion_example(model: MotionModel, count: int = 1, seed: int = 0) -> dict[st
     def normal(*shape: int) -> Tensor:
         return torch.randn(count, *shape, generator=random)
 
-    cos, sin = rotary_tables(
-        torch.arange(10, 10 + config.tokens).expand(count, -1), config.dim // config.heads
-    )
+    known, width = KNOWN_EXAMPLE, config.dim // config.heads
+    rotary = [
+        rotary_tables(torch.arange(first, last).expand(count, -1), width)
+        for first, last in ((10 + known, 10 + known + config.tokens), (10, 10 + known))
+    ]
     keys, values, conv = initial_state(config, count)
     return {
         "speech": normal(config.tokens, config.audio_dim),
         "upper": 0.02 * normal(config.tokens, config.upper),
         "identity": normal(config.condition_width) / 8,
         "noise": normal(config.tokens, config.coefficients),
-        "cos": cos,
-        "sin": sin,
+        "cos": rotary[0][0],
+        "sin": rotary[0][1],
+        "tokens": torch.full((count,), 4),
         "keys": keys,
         "values": values,
         "conv": conv,
         "filled": torch.zeros(count, config.window, dtype=torch.bool),
-        "tokens": torch.full((count,), 4),
-        "hop": torch.full((count,), 2),
-        "given": 0.1 * normal(config.tokens, config.compact * 3),
-        "use_given": torch.zeros(count),
+        "kept": torch.zeros(count, config.window, dtype=torch.bool),
+        "ready": torch.ones(count, dtype=torch.bool),
+        "known_speech": normal(known, config.audio_dim),
+        "known_upper": 0.02 * normal(known, config.upper),
+        "known_cos": rotary[1][0],
+        "known_sin": rotary[1][1],
+        "clean": normal(known, config.coefficients),
+        "given": 0.1 * normal(known, config.compact * 3),
+        "use_given": torch.zeros(count, known),
     }
 
 
@@ -106,8 +115,11 @@ def _hop_shapes(model: MotionModel, inputs: dict[str, Tensor]) -> tuple[Any, ...
     """Free sizes of the streamed hop's inputs: the batch and the tokens."""
     batch = torch.export.Dim("batch", min=1, max=64)
     tokens = torch.export.Dim("tokens", min=1, max=model.config.tokens)
-    along = ("speech", "upper", "noise", "cos", "sin", "given")
-    return tuple({0: batch, 1: tokens} if name in along else {0: batch} for name in inputs)
+    known = torch.export.Dim("known", min=1, max=2 * model.config.tokens)
+    along = dict.fromkeys(("speech", "upper", "noise", "cos", "sin"), tokens)
+    parts = ("known_speech", "known_upper", "known_cos", "known_sin", "clean", "given", "use_given")
+    along |= dict.fromkeys(parts, known)
+    return tuple({0: batch, 1: along[name]} if name in along else {0: batch} for name in inputs)
 
 
 def _hearing_shapes(model: MotionModel, inputs: dict[str, Tensor]) -> tuple[Any, ...]:
@@ -131,11 +143,11 @@ def _hearing_shapes(model: MotionModel, inputs: dict[str, Tensor]) -> tuple[Any,
 def export_motion(model: MotionModel, step_counts: Sequence[int], out: Path) -> None:
     """Write hear.onnx, motion_{steps}.onnx for each step count, and the weights of all, once, beside them."""
     inputs = motion_example(model, 2)
-    names = ["displacement", "new_keys", "new_values", "new_gates"]
+    names = ["displacement", "coefficients", "new_keys", "new_values", "new_gates"]
     shapes = _hop_shapes(model, inputs)
     graphs = {
         motion_graph(steps): _program(StreamingHop(model, steps), inputs, names, shapes)
-        for steps in step_counts
+        for steps in sorted(step_counts, reverse=True)
     }
     inputs = hearing_example(model, 2)
     names = ["speech", "new_keys", "new_values", "new_gates", "frames"]
@@ -144,10 +156,31 @@ def export_motion(model: MotionModel, step_counts: Sequence[int], out: Path) -> 
     weights = bytearray()
     places: dict[bytes, int] = {}  # content → where it lies in the file
     for name, graph in graphs.items():
+        _turn_back(graph, places)
         for tensor in graph.graph.initializer:
             _move_out(tensor, weights, places)
         onnx.save(graph, str(out / f"{name}.onnx"))
     (out / MOTION_WEIGHTS).write_bytes(weights)
+
+
+def _turn_back(graph: onnx.ModelProto, places: Mapping[bytes, int]) -> None:
+    """Let a graph turn over weights that lie the other way around in the file already, at load.
+
+    The exporter turns those that a graph uses once, so a graph of one step would have a copy of nearly all.
+    """
+    turns = []
+    for tensor in graph.graph.initializer:
+        if len(tensor.dims) != 2:
+            continue
+        array = onnx.numpy_helper.to_array(tensor)
+        turned = np.ascontiguousarray(array.T)
+        if array.tobytes() not in places and turned.tobytes() in places:
+            name = tensor.name
+            tensor.CopyFrom(onnx.numpy_helper.from_array(turned, f"{name}__turned"))
+            turns.append(onnx.helper.make_node("Transpose", [tensor.name], [name], perm=[1, 0]))
+    nodes = [*turns, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
 
 
 def _move_out(tensor: onnx.TensorProto, weights: bytearray, places: dict[bytes, int]) -> None:

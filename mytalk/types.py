@@ -46,6 +46,22 @@ class HeardState:
 
 
 @dataclass(frozen=True, slots=True)
+class NewFrames:
+    """The frames that became known last, P of them: the next hop puts them into the memory as it goes.
+
+    coefficients: float32 [P, C] — as they were sampled. given: float32 [P, Kc·3] — displacements that were
+        shown instead where use_given (float32 [P]) is 1.
+    speech: float32 [P, A] and upper: float32 [P, U] — their conditions.
+    """
+
+    coefficients: F32
+    given: F32
+    use_given: F32
+    speech: F32
+    upper: F32
+
+
+@dataclass(frozen=True, slots=True)
 class MotionState:
     """What the motion model remembers of the frames already shown; explicit, never mutated.
 
@@ -53,6 +69,7 @@ class MotionState:
         of the motion timeline lies in place p mod W.
     conv: float32 [L, k-1, D] — convolution tails.
     known: how many of the W places are filled (0..W).
+    new: the frames known last, which are in none of these yet; None: there are none.
     heard: the speech encoder's part; None where nothing was heard yet, and for encoders without memory.
     """
 
@@ -60,6 +77,7 @@ class MotionState:
     values: F32
     conv: F32
     known: int
+    new: NewFrames | None = None
     heard: HeardState | None = None
 
 

@@ -56,7 +56,9 @@ def test_the_shipped_decoder_is_counted_and_its_int8_twin_the_same():
     plain, small = (count_macs(bundle / name) for name in ("decode.onnx", "decode_int8.onnx"))
     assert plain["int8"] == 0
     assert 0.5e9 < plain["float"] < 1.5e9
-    assert plain["float"] <= sum(small.values()) < 1.25 * plain["float"], "folding adds some products with zero"
+    assert plain["float"] <= sum(small.values()) < 1.25 * plain["float"], (
+        "folding adds some products with zero"
+    )
     assert small["int8"] > 0.9 * plain["float"]
     hop, longer = (hop_macs(bundle, tokens)["float"] for tokens in (3, 8))
     assert 2e7 < hop < longer < 3 * hop

@@ -67,7 +67,8 @@ def test_an_engine_of_another_runtime_keeps_the_promises(name, small_bundle):
     together, alone = engine.motion(jobs), engine.motion([jobs[1]])[0]
     np.testing.assert_array_equal(together[1].displacement, alone.displacement)
     np.testing.assert_array_equal(jobs[1].state.keys, before)
-    assert together[0].state.known == 2
+    assert together[0].state.new is not None
+    assert len(together[0].state.new.speech) == 2
     if engine.concurrent:
         calls = [jobs[index % 3] for index in range(12)]
         with ThreadPoolExecutor(3) as threads:

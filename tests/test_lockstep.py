@@ -78,7 +78,8 @@ def test_motion_in_batches_is_motion_alone_but_for_rounding(monkeypatch: pytest.
     run = engine._runner.run
 
     def noting(graph: str, inputs: Arrays) -> Any:
-        rows.append(len(inputs["noise"]))
+        if graph != "hear":
+            rows.append(len(inputs["noise"]))
         return run(graph, inputs)
 
     monkeypatch.setattr(engine._runner, "batch", 8)

@@ -161,19 +161,70 @@ def test_streamed_memory_equals_the_whole_sequence_under_the_same_mask(model, ho
     torch.testing.assert_close(state[2], gates[:, :, 1 - CONFIG.kernel :], atol=2e-4, rtol=2e-4)
 
 
+def places(first, end):
+    """Which places of the memory hold the frames first .. end, at most a window of them."""
+    filled = torch.zeros(1, CONFIG.window, dtype=torch.bool)
+    filled[:, torch.arange(max(0, first, end - CONFIG.window), end) % CONFIG.window] = True
+    return filled
+
+
+def known_frames(first, speech, upper, given):
+    """Inputs that tell of frames that are known, from position ``first`` on."""
+    count = speech.shape[1]
+    cos, sin = tables(first, count)
+    return {
+        "known_speech": speech,
+        "known_upper": upper,
+        "known_cos": cos,
+        "known_sin": sin,
+        "clean": torch.zeros(1, count, CONFIG.coefficients),
+        "given": given,
+        "use_given": torch.ones(1, count),
+    }
+
+
 def remember(step, state, first, hop, speech, upper, identity, given):
     """The memory after a hop of given frames, as an engine keeps it."""
-    known = min(first, CONFIG.window)
-    filled = torch.zeros(1, CONFIG.window, dtype=torch.bool)
-    filled[:, torch.arange(first - known, first) % CONFIG.window] = True
-    count = torch.tensor([hop])
-    noise = torch.zeros(1, hop, CONFIG.coefficients)
-    one = torch.ones(1)
-    args = (speech, upper, identity, noise, *tables(first, hop), *state, filled, count, count, given, one)
-    _, keys, values, gates = step(*args)
-    places = torch.arange(first, first + hop) % CONFIG.window
-    past = [memory.index_copy(3, places, new) for memory, new in zip(state[:2], (keys, values), strict=True)]
+    inputs = hop_inputs(tokens=1, position=first + hop) | known_frames(first, speech, upper, given)
+    inputs |= dict(zip(("keys", "values", "conv"), state, strict=True)) | {"identity": identity}
+    inputs["filled"] = places(0, first)
+    _, _, keys, values, gates = step(**inputs)
+    written = torch.arange(first, first + hop) % CONFIG.window
+    past = [memory.index_copy(3, written, new) for memory, new in zip(state[:2], (keys, values), strict=True)]
     return (*past, torch.cat([state[2], gates], dim=2)[:, :, 1 - CONFIG.kernel :])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("known", [2, 4, 12, 14, 28])
+def test_known_frames_on_their_way_into_the_memory_are_as_good_as_in_it(model, steps, known):
+    """A hop whose first pass takes them along samples what one samples that finds them in the memory."""
+    hop, tokens = 2, CONFIG.tokens
+    mel, upper, shown, identity = sequence(model, known + tokens)
+    speech, step = model.audio(mel), StreamingHop(model, steps)
+    before = state = initial_state(CONFIG)
+    for first in range(0, known, hop):
+        rows = slice(first, first + hop)
+        given = model.to_displacement(shown[:, rows])
+        before, state = (
+            state,
+            remember(step, state, first, hop, speech[:, rows], upper[:, rows], identity, given),
+        )
+    rest = slice(known, known + tokens)
+    inputs = hop_inputs(tokens=tokens, position=known) | {
+        **dict(zip(("keys", "values", "conv"), before, strict=True)),
+        **known_frames(known - hop, speech[:, rows], upper[:, rows], given),
+        "speech": speech[:, rest],
+        "upper": upper[:, rest],
+        "identity": identity,
+        "filled": places(0, known - hop),
+        "kept": places(0, known - hop) & ~places(known - hop, known),
+    }
+    seen = torch.cat([places(0, known), torch.ones(1, tokens, dtype=torch.bool)], dim=1)[:, None, None]
+    told = (speech[:, rest], upper[:, rest], identity, tables(known, tokens))
+    expected = model.sample(inputs["noise"], *told, seen, state, steps)
+    displacement, coefficients, *_ = step(**inputs)
+    torch.testing.assert_close(coefficients, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(displacement, model.to_displacement(expected), atol=1e-4, rtol=1e-4)
 
 
 def test_a_hop_costs_the_same_however_full_the_memory_is(model):
@@ -181,58 +232,74 @@ def test_a_hop_costs_the_same_however_full_the_memory_is(model):
     step = StreamingHop(model, steps=2)
     shapes = []
     for known in (0, CONFIG.window // 2, CONFIG.window):
-        inputs = hop_inputs(tokens=4, hop=2)
-        inputs["filled"] = torch.arange(CONFIG.window)[None] < known
+        inputs = hop_inputs(tokens=4)
+        inputs["filled"] = inputs["kept"] = torch.arange(CONFIG.window)[None] < known
         with torch.profiler.profile(record_shapes=True) as profile:
             step(**inputs)
         shapes.append([(event.name, event.input_shapes) for event in profile.events()])
     assert shapes[0] == shapes[1] == shapes[2]
 
 
+OF_TOKENS = ("speech", "upper", "noise", "cos", "sin")
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_exactly_the_tokens_that_are_wanted_give_what_padding_gives(model, steps):
     step = StreamingHop(model, steps)
-    inputs = hop_inputs(tokens=3, hop=2)
+    inputs = hop_inputs(tokens=3)
     padded = step(**inputs)
-    for name in ("speech", "upper", "noise", "cos", "sin", "given"):
+    for name in OF_TOKENS:
         inputs[name] = inputs[name][:, :3]
     exact = step(**inputs)
-    torch.testing.assert_close(exact[0], padded[0][:, :3])
-    for new, old in zip(exact[1:3], padded[1:3], strict=True):
-        torch.testing.assert_close(new[..., :2, :], old[..., :2, :])
-    torch.testing.assert_close(exact[3][:, :, :2], padded[3][:, :, :2])
+    for new, old in zip(exact[:2], padded[:2], strict=True):
+        torch.testing.assert_close(new, old[:, :3])
+    for new, old in zip(exact[2:], padded[2:], strict=True):
+        torch.testing.assert_close(new, old)
 
 
-def hop_inputs(tokens, hop, seed=3):
+def hop_inputs(tokens, position=2, seed=3):
+    """Inputs of T tokens, of which ``tokens`` count, after two known frames and an empty memory."""
     generator = torch.Generator().manual_seed(seed)
+    count, known = CONFIG.tokens if tokens > 1 else 1, 2
+    cos, sin = tables(position, count)
+    nothing = torch.zeros(1, CONFIG.window, dtype=torch.bool)
+
+    def normal(*shape):
+        return torch.randn(1, *shape, generator=generator)
+
     return {
-        "speech": torch.randn(1, CONFIG.tokens, CONFIG.audio_dim, generator=generator),
-        "upper": torch.randn(1, CONFIG.tokens, CONFIG.upper, generator=generator),
-        "identity": torch.randn(1, CONFIG.identity, generator=generator),
-        "noise": torch.randn(1, CONFIG.tokens, CONFIG.coefficients, generator=generator),
-        "cos": tables(0, CONFIG.tokens)[0],
-        "sin": tables(0, CONFIG.tokens)[1],
-        **dict(zip(("keys", "values", "conv"), initial_state(CONFIG), strict=True)),
-        "filled": torch.zeros(1, CONFIG.window, dtype=torch.bool),
+        "speech": normal(count, CONFIG.audio_dim),
+        "upper": normal(count, CONFIG.upper),
+        "identity": normal(CONFIG.identity),
+        "noise": normal(count, CONFIG.coefficients),
+        "cos": cos,
+        "sin": sin,
         "tokens": torch.tensor([tokens]),
-        "hop": torch.tensor([hop]),
-        "given": torch.zeros(1, CONFIG.tokens, CONFIG.compact * 3),
-        "use_given": torch.zeros(1),
+        **dict(zip(("keys", "values", "conv"), initial_state(CONFIG), strict=True)),
+        "filled": nothing,
+        "kept": nothing,
+        "ready": torch.tensor([True]),
+        **known_frames(
+            position - known,
+            normal(known, CONFIG.audio_dim),
+            normal(known, CONFIG.upper),
+            0.1 * normal(known, CONFIG.compact * 3),
+        ),
     }
 
 
 def test_padding_tokens_change_nothing(model):
     step = StreamingHop(model, steps=2)
-    inputs = hop_inputs(tokens=4, hop=2)
+    inputs = hop_inputs(tokens=4)
     before = step(**inputs)
     for name in ("speech", "upper", "noise"):
         inputs[name] = inputs[name].clone()
         inputs[name][:, 4:] += 5
     after = step(**inputs)
-    torch.testing.assert_close(after[0][:, :4], before[0][:, :4])
-    for old, new in zip(before[1:3], after[1:3], strict=True):
-        torch.testing.assert_close(new[..., :2, :], old[..., :2, :])
-    torch.testing.assert_close(after[3][:, :, :2], before[3][:, :, :2])
+    for old, new in zip(before[:2], after[:2], strict=True):
+        torch.testing.assert_close(new[:, :4], old[:, :4])
+    for old, new in zip(before[2:], after[2:], strict=True):
+        torch.testing.assert_close(new, old)
 
 
 def test_code_of_displacements_round_trips(model):

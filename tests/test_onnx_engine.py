@@ -41,14 +41,58 @@ def job(engine, seed=0, **changes):
     return replace(made, **changes)
 
 
+def remembered(state):
+    """Frames that are known, those of the last hop included."""
+    return state.known + (0 if state.new is None else len(state.new.speech))
+
+
+def heard_afresh(state):
+    """The same memory, of which the speech encoder's part is lost."""
+    return replace(state, heard=None)
+
+
+def test_speech_that_goes_on_is_heard_from_where_it_was_and_any_other_from_its_context(engine, monkeypatch):
+    """Streaming finds what hearing the whole context finds, and costs a fraction of it."""
+    random = np.random.default_rng(2)
+    said = (random.standard_normal((400, 80)) - 6).astype(np.float32)
+    heard: list[int] = []
+    run = engine._runner.run
+
+    def noting(graph, inputs):
+        if graph == "hear":
+            heard.append(inputs["log_mel"].shape[1])
+        return run(graph, inputs)
+
+    monkeypatch.setattr(engine._runner, "run", noting)
+    state = other = engine.initial_state()
+    for first in range(0, 40, 2):
+        speech = mel_context(said, 0, first, engine.spec)
+        now = job(engine, seed=first, log_mel=speech, position=first, state=state)
+        result = engine.motion([now])[0]
+        again = engine.motion([replace(now, state=heard_afresh(other))])[0]
+        np.testing.assert_allclose(result.displacement, again.displacement, atol=1e-5)
+        state, other = result.state, again.state
+    streamed, whole = heard[2::2], heard[3::2]
+    assert set(streamed) == {20}
+    assert set(whole) == {108}
+    for jump in (
+        replace(now, state=state),
+        replace(now, state=state, position=40),
+    ):  # the wrong place or speech
+        engine.motion([jump])
+        assert heard[-1] == 108
+
+
 def test_a_hop_moves_the_mouth_and_remembers_itself(engine):
     result = engine.motion([job(engine)])[0]
     assert result.displacement.shape == (2, engine.spec.compact, 3)
     assert result.displacement.dtype == np.float32
     assert np.isfinite(result.displacement).all()
-    assert result.state.known == 2
-    assert np.abs(result.state.keys[:, :, :2]).min(axis=-1).max() > 0
-    assert (result.state.keys[:, :, 2:] == 0).all()
+    assert remembered(result.state) == 2
+    later = engine.motion([job(engine, state=result.state, position=2)])[0].state
+    assert later.known == 2
+    assert np.abs(later.keys[:, :, :2]).min(axis=-1).max() > 0
+    assert (later.keys[:, :, 2:] == 0).all()
 
 
 def test_no_job_depends_on_its_neighbours_or_changes_its_input(engine):
@@ -69,7 +113,8 @@ def test_what_was_shown_before_goes_into_memory_first(engine):
         "known_log_mel": silent,
     }
     result = engine.motion([job(engine, position=3, **shown)])[0]
-    assert result.state.known == 5
+    assert result.state.known == 3
+    assert remembered(result.state) == 5
     other = shown | {"known": np.full((3, spec.compact, 3), 0.05, np.float32)}
     moved = engine.motion([job(engine, position=3, **other)])[0]
     assert np.abs(moved.displacement - result.displacement).max() > 1e-4
@@ -97,7 +142,7 @@ def test_a_hop_may_have_any_number_of_tokens(engine, tokens):
     full = job(engine, tokens=tokens, hop=1)
     result = engine.motion([full])[0]
     assert result.displacement.shape == (1, engine.spec.compact, 3)
-    assert result.state.known == 1
+    assert remembered(result.state) == 1
 
 
 def test_hop_and_lookahead_may_change_from_job_to_job(engine):
@@ -105,9 +150,10 @@ def test_hop_and_lookahead_may_change_from_job_to_job(engine):
     for hop, tokens in ((2, 3), (1, 1), (4, 8), (3, 4), (8, 8)):
         result = engine.motion([job(engine, state=state, position=position, hop=hop, tokens=tokens)])[0]
         state, position = result.state, position + hop
-        assert state.known == position
-        assert np.abs(state.keys[:, :, position - 1]).max() > 0
-        assert not state.keys[:, :, position:].any()
+        assert remembered(state) == position
+        assert state.known == position - hop
+        assert not state.known or np.abs(state.keys[:, :, state.known - 1]).max() > 0
+        assert not state.keys[:, :, state.known :].any()
 
 
 def test_memory_is_bounded_however_long_the_speech(engine):
@@ -198,7 +244,7 @@ def test_unknown_engine_missing_or_altered_bundle_are_one_clear_line(tmp_path):
     with pytest.raises(EngineFailed, match="hash differs"):
         load_engine("onnx", copy)
     manifest = json.loads((copy / "manifest.json").read_text())
-    for number, complaint in ((99, "format 99, this version reads 2$"), (1, "python -m export update")):
+    for number, complaint in ((99, "format 99, this version reads 3$"), (1, "python -m export update")):
         (copy / "manifest.json").write_text(json.dumps(manifest | {"format": number}))
         with pytest.raises(EngineFailed, match=complaint):
             load_engine("onnx", copy)

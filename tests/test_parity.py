@@ -105,7 +105,7 @@ def test_the_manifest_tells_what_was_proved(small_bundle, material, tmp_path):
     given = {"landmark_images", "latents", "references", "flows"}
     assert set(manifest["shapes"]["decode"]["inputs"]) == given
     assert manifest["spec"]["step_counts"] == [1, 2]
-    assert manifest["shapes"]["motion_2"]["inputs"]["log_mel"][2] == 80
+    assert manifest["shapes"]["hear"]["inputs"]["log_mel"][2] == 80
     assert manifest["shapes"]["motion_1"]["outputs"]["displacement"][2] == 178 * 3
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from mytalk.engines.engine import EngineSpec
 from mytalk.engines.lockstep import Computation, run_in_lockstep
 from mytalk.errors import EngineFailed
 from mytalk.motion import left_mel_frames
-from mytalk.types import F32, U8, HeardState, MotionJob, MotionResult, MotionState
+from mytalk.types import F32, U8, HeardState, MotionJob, MotionResult, MotionState, NewFrames
 
 Arrays = dict[str, npt.NDArray[Any]]
 # Of the log-mel speech encoder (``models/motion.py``): 50 Hz frames in a frame, log-mel frames that its first
@@ -53,37 +53,34 @@ def rotary_tables(positions: npt.NDArray[np.int64], head_dim: int) -> tuple[F32,
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """What one motion call is about: ``count`` frames from ``position`` on, T ≥ count rows of each.
-
-    log_mel: float32 [M, 80]. upper: float32 [T, U]. noise: float32 [T, C]. given: float32 [count, Kc·3]
-    displacements to remember instead of what is sampled, or None.
-    """
-
-    log_mel: F32
-    upper: F32
-    noise: F32
-    position: int
-    count: int
-    given: F32 | None
-
-
 def _batch(rows: dict[str, Any]) -> Arrays:
     """Arrays or numbers as batches of one."""
     return {name: np.ascontiguousarray(np.asarray(value)[None]) for name, value in rows.items()}
 
 
-def _remember(
-    state: MotionState, new: tuple[F32, F32, F32], position: int, hop: int, heard: HeardState | None
-) -> MotionState:
-    """Memory with a hop's keys, values [L, H, T, d] and gated inputs [L, T, D] in it; a new one."""
-    window = state.keys.shape[2]
-    places = np.arange(position, position + hop) % window
+def _remember(state: MotionState, new: tuple[F32, F32, F32], first: int) -> MotionState:
+    """A memory with keys, values [L, H, P, d] and gated inputs [L, P, D] of frames from ``first`` on."""
+    window, count = state.keys.shape[2], new[0].shape[2]
+    places = np.arange(first, first + count) % window
     keys, values = state.keys.copy(), state.values.copy()
-    keys[:, :, places], values[:, :, places] = new[0][:, :, :hop], new[1][:, :, :hop]
-    conv = np.concatenate([state.conv, new[2][:, :hop]], axis=1)[:, hop:]
-    return MotionState(keys, values, conv, min(window, state.known + hop), heard)
+    keys[:, :, places], values[:, :, places] = new[0], new[1]
+    conv = np.concatenate([state.conv, new[2]], axis=1)[:, count:]
+    return MotionState(keys, values, conv, min(window, state.known + count))
+
+
+def _places(window: int, first: int, end: int) -> npt.NDArray[np.bool_]:
+    """Which places of the memory hold the frames ``first`` .. ``end``: bool [W]."""
+    filled = np.zeros(window, np.bool_)
+    filled[np.arange(first, end) % window] = True
+    return filled
+
+
+def _joined(one: NewFrames | None, other: NewFrames) -> NewFrames:
+    """Frames, and those that come after them."""
+    if one is None:
+        return other
+    parts = [(getattr(one, f.name), getattr(other, f.name)) for f in fields(NewFrames)]
+    return NewFrames(*(np.concatenate(both) for both in parts))
 
 
 def _initial_hearing(sizes: Hearing, left: int, position: int) -> HeardState:
@@ -145,79 +142,93 @@ class GraphEngine:
         if steps not in spec.step_counts:
             known = ", ".join(map(str, spec.step_counts))
             raise EngineFailed(f"this bundle has no motion graph of {steps} steps (it has {known})")
+        before, heard = state.new, state.heard
         if job.known is not None and job.known_upper is not None and job.known_log_mel is not None:
             count = len(job.known)
-            given = Tokens(
-                job.known_log_mel,
-                job.known_upper,
-                np.zeros((count, spec.coefficients), np.float32),
-                job.position - count,
-                count,
-                job.known.reshape(count, -1),
+            speech, heard = yield from self._hear(
+                heard, job.known_log_mel, job.position - count, count, count
             )
-            # What is sampled is not used: the least of it will do.
-            _, state = yield from self._call(state, job.identity, given, count, spec.step_counts[0])
-        new = Tokens(job.log_mel, job.upper, job.noise, job.position, job.tokens, None)
-        sampled, state = yield from self._call(state, job.identity, new, job.hop, steps)
-        return MotionResult(sampled[: job.hop].reshape(job.hop, spec.compact, 3), state)
+            blank = np.zeros((count, spec.coefficients), np.float32)
+            shown = job.known.reshape(count, -1).astype(np.float32)
+            ones = np.ones(count, np.float32)
+            before = _joined(before, NewFrames(blank, shown, ones, speech, job.known_upper[:count]))
+        speech, heard = yield from self._hear(heard, job.log_mel, job.position, job.tokens, job.hop)
+        inputs = self._inputs(job, before, speech)
+        sampled, made, *left = yield motion_graph(steps), _batch(inputs)
+        if before is not None:
+            first = job.position - len(before.speech)
+            state = _remember(state, (left[0][0], left[1][0], left[2][0]), first)
+        hop, blank = job.hop, np.zeros((job.hop, spec.compact * 3), np.float32)
+        none = np.zeros(hop, np.float32)
+        new = NewFrames(made[0, :hop], blank, none, speech[:hop], job.upper[:hop])
+        displacement = sampled[0, :hop].reshape(hop, spec.compact, 3)
+        return MotionResult(displacement, replace(state, new=new, heard=heard))
 
-    def _call(
-        self, state: MotionState, identity: F32, new: Tokens, hop: int, steps: int
-    ) -> Computation[tuple[F32, MotionState]]:
-        spec, count = self.spec, new.count
-        if len(new.log_mel) != spec.mel_frames:
-            # A runtime with free sizes might compute something of it.
-            told, wanted = list(new.log_mel.shape), [spec.mel_frames, MELS]
-            raise EngineFailed(f"motion failed: its log-mel context is {told}, not {wanted}")
-        speech, heard = yield from self._hear(state.heard, new, hop)
-        cos, sin = rotary_tables(np.arange(new.position, new.position + count), self._memory.head_dim)
-        filled = np.zeros(spec.window, np.bool_)
-        filled[np.arange(new.position - state.known, new.position) % spec.window] = True
-        # The graph's own tokens are exactly those that are wanted; it costs what they cost.
-        blank = np.zeros((count, spec.compact * 3), np.float32)
-        rows = {
+    def _inputs(self, job: MotionJob, before: NewFrames | None, speech: F32) -> dict[str, Any]:
+        """What the motion graph takes: the frames known last, or one that stands for none, and the tokens."""
+        spec, state, count = self.spec, job.state, job.tokens
+        known = before or NewFrames(
+            np.zeros((1, spec.coefficients), np.float32),
+            np.zeros((1, spec.compact * 3), np.float32),
+            np.zeros(1, np.float32),
+            np.zeros_like(speech[:1]),
+            np.zeros_like(job.upper[:1]),
+        )
+        first = job.position - len(known.speech)
+        own, before_them = (
+            rotary_tables(np.arange(begin, end), self._memory.head_dim)
+            for begin, end in ((job.position, job.position + count), (first, job.position))
+        )
+        end = job.position if before is None else first
+        oldest = end - state.known
+        return {
             "speech": speech,
-            "upper": new.upper[:count],
-            "identity": identity,
-            "noise": new.noise[:count],
-            "cos": cos,
-            "sin": sin,
+            "upper": job.upper[:count],
+            "identity": job.identity,
+            "noise": job.noise[:count],
+            "cos": own[0],
+            "sin": own[1],
+            "tokens": np.int64(count),
             "keys": state.keys,
             "values": state.values,
             "conv": state.conv,
-            "filled": filled,
-            "tokens": np.int64(count),
-            "hop": np.int64(hop),
-            "given": blank if new.given is None else new.given,
-            "use_given": np.float32(new.given is not None),
+            "filled": _places(spec.window, oldest, end),
+            "kept": _places(spec.window, max(oldest, job.position - spec.window), end),
+            "ready": np.bool_(before is not None),
+            "known_speech": known.speech,
+            "known_upper": known.upper,
+            "known_cos": before_them[0],
+            "known_sin": before_them[1],
+            "clean": known.coefficients,
+            "given": known.given,
+            "use_given": known.use_given,
         }
-        sampled, keys, values, gates = yield motion_graph(steps), _batch(rows)
-        return sampled[0], _remember(state, (keys[0], values[0], gates[0]), new.position, hop, heard)
 
     def _hear(
-        self, heard: HeardState | None, new: Tokens, hop: int
+        self, heard: HeardState | None, log_mel: F32, position: int, count: int, hop: int
     ) -> Computation[tuple[F32, HeardState | None]]:
-        """Speech features [count, D] of the tokens, and what the encoder remembers after ``hop`` of them.
+        """Speech features [count, D] of tokens from ``position`` on, and the memory after ``hop`` of them.
 
         If the speech before them is not what was heard last (an utterance starts, or frames were left out),
         all of their context is heard.
         """
-        left, sizes = left_mel_frames(self.spec), self._memory.hearing
-        mel = new.log_mel[: left + new.count * MEL_FRAMES_PER_FRAME + self.spec.mel_right]
+        spec, sizes = self.spec, self._memory.hearing
+        if len(log_mel) != spec.mel_frames:
+            # A runtime with free sizes might compute something of it.
+            told, wanted = list(log_mel.shape), [spec.mel_frames, MELS]
+            raise EngineFailed(f"motion failed: its log-mel context is {told}, not {wanted}")
+        left = left_mel_frames(spec)
+        mel = log_mel[: left + count * MEL_FRAMES_PER_FRAME + self.spec.mel_right]
         if sizes is None:
             (features,) = yield "hear", _batch({"log_mel": mel})
             return features[0], None
         before = 0
-        if (
-            heard is None
-            or heard.position != new.position
-            or not np.array_equal(heard.log_mel, new.log_mel[:left])
-        ):
+        if heard is None or heard.position != position or not np.array_equal(heard.log_mel, log_mel[:left]):
             before = exact_div(left, MEL_FRAMES_PER_FRAME)
-            heard = _initial_hearing(sizes, left, new.position - before)
+            heard = _initial_hearing(sizes, left, position - before)
         else:
             mel = mel[left:]
-        frames = AUDIO_PER_FRAME * (before + new.count) + 1
+        frames = AUDIO_PER_FRAME * (before + count) + 1
         first = AUDIO_PER_FRAME * heard.position
         cos, sin = rotary_tables(np.arange(first, first + frames), sizes.head_dim)
         rows = {

@@ -56,18 +56,22 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: tuple[Tensor, Tensor] | None
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, past: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, T, D]; mask bool [B, 1, T, W + T], True = may attend; past keys, values [B, H, W, d].
+        """x [B, T, D]; mask bool [B, 1, T, W (+ P) + T], True = may attend; past keys, values [B, H, W, d].
 
-        Returns the output [B, T, D] and this call's (rotated) keys and values [B, H, T, d].
+        past may have keys and values [B, H, P, d] of a few frames more, between the past and x. Returns the
+        output [B, T, D] and this call's (rotated) keys and values [B, H, T, d].
         """
         query, key, value = (self._split(part) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
         query, key = rotate(query, *rotary), rotate(key, *rotary)
         if past is None:
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         else:
-            mixed = _attend_past(query, (key, value), past, mask)
+            own = (key, value)
+            if len(past) > 2:
+                own = (torch.cat([past[2], key], dim=2), torch.cat([past[3], value], dim=2))
+            mixed = _attend_past(query, own, (past[0], past[1]), mask)
         return self.out(mixed.transpose(1, 2).flatten(2)), key, value
 
 
@@ -153,10 +157,12 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """x [B, T, D], context [B, N, D] → [B, T, D]."""
         key, value = self.key_value(context).chunk(2, dim=-1)
-        parts = [
+        query, key, value = (
             y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (self.query(self.norm(x)), key, value)
-        ]
-        return self.out(F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
+        )
+        # Written out: what an exporter makes of PyTorch's own has three times as many small operations.
+        weights = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(dim=-1)
+        return self.out((weights @ value).transpose(1, 2).flatten(2))
 
 
 class ConformerBlock(nn.Module):
@@ -186,21 +192,21 @@ class ConformerBlock(nn.Module):
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor,
-        past: tuple[Tensor, Tensor, Tensor] | None = None,
+        past: tuple[Tensor, ...] | None = None,
         context: Tensor | None = None,
         valid: Tensor | None = None,
         own: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x [B, T, D]; past = keys, values [B, H, W, d] and convolution tail [B, k-1, D].
+        """x [B, T, D]; past = convolution tail [B, k-1, D], and keys, values of ``Attention``.
 
         valid: bool [B, T], False where a frame is padding (attention is told by ``mask``).
         own: x is the clean and the noised copy of a sequence, see ``CausalConvolution.two_copies``; it goes
         through this call, too, so that recomputing and sharding know of it.
         Returns the output, this call's keys and values [B, H, T, d] and gated convolution input [B, T, D].
         """
-        x, key, value = self._attend(x, rotary, mask, None if past is None else past[:2], context)
+        x, key, value = self._attend(x, rotary, mask, None if past is None else past[1:], context)
         if own is None:
-            convolved, gated = self.convolution(x, None if past is None else past[2], valid)
+            convolved, gated = self.convolution(x, None if past is None else past[0], valid)
         else:
             convolved, gated = self.convolution.two_copies(x, own)
         return self._finish(x + convolved), key, value, gated
@@ -210,7 +216,7 @@ class ConformerBlock(nn.Module):
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor,
-        past: tuple[Tensor, Tensor] | None,
+        past: tuple[Tensor, ...] | None,
         context: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = x + 0.5 * self.feed_in(x)

@@ -92,7 +92,7 @@ class AudioEncoder(nn.Module):
         x = F.silu(self.stem(x)).transpose(1, 2)
         left: list[tuple[Tensor, Tensor, Tensor]] = []
         for i, block in enumerate(self.blocks):
-            before = None if past is None else (past[0][:, i], past[1][:, i], past[2][:, i])
+            before = None if past is None else (past[2][:, i], past[0][:, i], past[1][:, i])
             x, *memory = block(x, rotary, mask, before)
             left.append((memory[0], memory[1], memory[2]))
         return x, left
@@ -113,6 +113,13 @@ def noise_schedule(level: Tensor) -> tuple[Tensor, Tensor]:
     """Signal and noise amplitudes (alpha, sigma) of a noise level: a cosine, 0 = clean, 1 = all noise."""
     angle = level * (torch.pi / 2)
     return torch.cos(angle), torch.sin(angle)
+
+
+def less_noisy(x: Tensor, clean: Tensor, level: float, next_level: float) -> Tensor:
+    """One step of DDIM from x at a noise level, given what it is predicted to be without noise."""
+    alpha, sigma = noise_schedule(torch.tensor(level))
+    next_alpha, next_sigma = noise_schedule(torch.tensor(next_level))
+    return next_alpha * clean + next_sigma * (x - alpha * clean) / sigma
 
 
 class Denoiser(nn.Module):
@@ -201,20 +208,23 @@ class Denoiser(nn.Module):
         identity: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor,
-        past: tuple[Tensor, Tensor, Tensor] | None = None,
+        past: tuple[Tensor, ...] | None = None,
         valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Predict x0 (paper Eq. 3).
 
         noised [B, T, C]; level [B, T] or [1, 1] 0..1, 0 = known; speech [B, T, audio_dim]; upper [B, T, U];
         identity [B, condition_width]; mask bool [B, 1, T, (W +) T]; past: keys, values [B, L, H, W, d], tails
-        [B, L, k-1, D] (causal models only); valid: bool [B, T], False where a frame is padding.
+        [B, L, k-1, D] (causal models only), and perhaps keys and values of a few frames more, as in
+        ``Attention``; valid: bool [B, T], False where a frame is padding.
         Returns x0 [B, T, C] and this call's keys, values [B, L, H, T, d] and gated inputs [B, L, T, D].
         """
         x, time, contexts = self.embed(noised, level, upper, identity)
         memory: list[tuple[Tensor, Tensor, Tensor]] = []
         for i, (block, project) in enumerate(zip(self.blocks, self.speech, strict=True)):
-            layer_past = None if past is None else (past[0][:, i], past[1][:, i], past[2][:, i])
+            layer_past = None
+            if past is not None:
+                layer_past = (past[2][:, i], *(part[:, i] for part in (*past[:2], *past[3:])))
             given = (x + time + project(speech), rotary, mask, layer_past, contexts[i], valid)
             x, key, value, gated = self.run_block(block, given)
             memory.append((key, value, gated))
@@ -279,7 +289,5 @@ class MotionModel(nn.Module):
         for now, then in pairwise(levels):
             level = torch.full((1, 1), now, device=x.device)
             clean = self.denoiser(x, level, speech, upper, identity, rotary, mask, past)[0]
-            alpha, sigma = noise_schedule(torch.tensor(now))
-            next_alpha, next_sigma = noise_schedule(torch.tensor(then))
-            x = next_alpha * clean + next_sigma * (x - alpha * clean) / sigma
+            x = less_noisy(x, clean, now, then)
         return clean

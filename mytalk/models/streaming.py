@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,14 @@ from torch import Tensor, nn
 from mytalk.landmarks.warp import FLOW_STRIDE as STRIDE
 from mytalk.landmarks.warp import WINDOW_COLUMNS, WINDOW_ROWS
 from mytalk.models.appearance import AppearanceModel, window_px
-from mytalk.models.motion import AUDIO_PER_FRAME, AudioEncoder, MotionConfig, MotionModel, band_mask
+from mytalk.models.motion import (
+    AUDIO_PER_FRAME,
+    AudioEncoder,
+    MotionConfig,
+    MotionModel,
+    band_mask,
+    less_noisy,
+)
 
 
 class StreamingSpeech(nn.Module):
@@ -63,11 +72,13 @@ def hearing_of(model: MotionModel) -> nn.Module:
 
 
 class StreamingHop(nn.Module):
-    """All sampling steps of one hop, then the noise-0 pass that gives what the hop's frames leave to memory.
+    """All sampling steps of one hop; in the first, the frames that became known last go into the memory, too.
 
-    The graph is the same for any hop and lookahead up to the model's tokens: T is free, and where the rows of
-    a batch differ, unused tokens are masked. The memory is read where it lies, in any order of its places
-    (positions are in the keys), so that writing a hop into it moves nothing else.
+    They are the clean frames just before the new ones (noise level 0) and see no more than the memory and
+    each other, as in training, so one pass does for both: a hop costs as many passes as it has steps. The
+    graph is the same for any hop and lookahead: P and T are free, and where the rows of a batch differ,
+    unused tokens are masked. The memory is read where it lies, in any order of its places (positions are in
+    the keys), so that writing frames into it moves nothing else.
     """
 
     def __init__(self, model: MotionModel, steps: int) -> None:
@@ -82,40 +93,81 @@ class StreamingHop(nn.Module):
         noise: Tensor,
         cos: Tensor,
         sin: Tensor,
+        tokens: Tensor,
         keys: Tensor,
         values: Tensor,
         conv: Tensor,
         filled: Tensor,
-        tokens: Tensor,
-        hop: Tensor,
+        kept: Tensor,
+        ready: Tensor,
+        known_speech: Tensor,
+        known_upper: Tensor,
+        known_cos: Tensor,
+        known_sin: Tensor,
+        clean: Tensor,
         given: Tensor,
         use_given: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sample T tokens; the first ``hop`` become known.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Sample T tokens after P that are known.
 
-        speech [B, T, audio_dim]; upper [B, T, U]; identity [B, E]; noise [B, T, C]; cos, sin [B, T, d/2] of
-        the tokens' positions; keys, values [B, L, H, W, d]; conv [B, L, k-1, D]; filled bool [B, W]: which
-        places of the memory hold a frame; tokens, hop int64 [B]; given [B, T, Kc·3]: displacements that
-        become known instead of the sampled ones where use_given (float [B]) is 1. Returns displacement
-        [B, T, Kc·3] and the tokens' own keys, values [B, L, H, T, d] and gated inputs [B, L, T, D], for the
-        memory.
+        Of the T: speech [B, T, audio_dim]; upper [B, T, U]; noise [B, T, C]; cos, sin [B, T, d/2] of their
+        positions; tokens int64 [B]: how many are none of the padding. identity [B, E]. Memory: keys, values
+        [B, L, H, W, d]; conv [B, L, k-1, D]; bool [B, W] which places hold a frame: filled for the P, kept
+        (which they do not overwrite) for the T. Of the P (1 at least): ready bool [B]: False if they stand
+        for nothing; speech, upper, cos, sin; clean [B, P, C], or where use_given (float [B, P]) is 1 the
+        displacements given [B, P, Kc·3]. Returns displacement [B, T, Kc·3] and coefficients [B, T, C] of the
+        T, and keys, values [B, L, H, P, d] and gated inputs [B, L, P, D] of the P, for the memory.
         """
-        count = noise.shape[1]
-        token = torch.arange(count, device=hop.device)
-        past = (keys, values, conv)
-
-        def seen(own: Tensor) -> Tensor:
-            mask = torch.cat([filled, token[None] < own[:, None]], dim=1)
-            return mask[:, None, None]
-
-        told = (speech, upper, identity, (cos, sin))
-        clean = self.model.sample(noise, *told, seen(tokens), past, self.steps)
-        sampled = self.model.to_displacement(clean)
-        flag = use_given[:, None, None]
+        known, count = clean.shape[1], noise.shape[1]
+        flag = use_given[..., None]
         shown = flag * self.model.to_coefficients(given) + (1 - flag) * clean
-        level = torch.zeros((1, 1), dtype=noise.dtype, device=noise.device)
-        _, *new = self.model.denoiser(shown, level, *told, seen(hop), past)
-        return sampled, *new
+        # Masks: rows of the P, then of the T; columns of the memory, the P and the T.
+        places = torch.arange(known + count, device=tokens.device)
+        new, among = places >= known, places[None] - known < tokens[:, None]
+        # Of bools ONNX Runtime has no Where.
+        older = (new[None, :, None] & kept[:, None]) | (~new[None, :, None] & filled[:, None])
+        near = ready[:, None].expand(-1, known + count) | new[None]
+        own = (near & among)[:, None] & (new[:, None] | ~new[None])[None]
+        mask = torch.cat([older, own], dim=2)[:, None]
+        all_of = [
+            torch.cat(both, dim=1)
+            for both in (
+                (shown, noise),
+                (known_speech, speech),
+                (known_upper, upper),
+                (known_cos, cos),
+                (known_sin, sin),
+            )
+        ]
+        level = new.to(noise.dtype)[None]
+        x, heard, above, *rotary = all_of
+        found, key, value, gate = self.model.denoiser(
+            x, level, heard, above, identity, (rotary[0], rotary[1]), mask, (keys, values, conv), near
+        )
+        made = found[:, known:]
+        if self.steps > 1:
+            tail = torch.cat([conv, gate[:, :, :known]], dim=2)[:, :, -conv.shape[2] :]
+            past = (keys, values, tail, key[:, :, :, :known], value[:, :, :, :known])
+            made = self._further(noise, made, (speech, upper, identity, (cos, sin)), mask[:, :, known:], past)
+        displacement = self.model.to_displacement(made)
+        return displacement, made, key[:, :, :, :known], value[:, :, :, :known], gate[:, :, :known]
+
+    def _further(
+        self,
+        noise: Tensor,
+        made: Tensor,
+        told: tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]],
+        mask: Tensor,
+        past: tuple[Tensor, ...],
+    ) -> Tensor:
+        """The steps after the first, which has made [B, T, C] of the noise."""
+        levels = [1 - i / self.steps for i in range(self.steps + 1)]
+        x = less_noisy(noise, made, levels[0], levels[1])
+        for now, then in pairwise(levels[1:]):
+            level = torch.full((1, 1), now, device=x.device)
+            made = self.model.denoiser(x, level, *told, mask, past)[0]
+            x = less_noisy(x, made, now, then)
+        return made
 
 
 def initial_state(config: MotionConfig, count: int = 1) -> tuple[Tensor, Tensor, Tensor]:
