@@ -1,3 +1,5 @@
+"""``TalkSession``: from speech that comes in to slices that go out, on a simulated clock."""
+
 from __future__ import annotations
 
 import itertools
@@ -11,31 +13,9 @@ from mytalk.config import SessionConfig
 from mytalk.errors import BadInput, EngineFailed, Overloaded, SessionClosed
 from mytalk.session import TalkSession
 from mytalk.session.state import TRANSITIONS, Change, State
-from mytalk.types import I16, AvSlice, MotionJob, MotionResult, PictureJob, PictureResult
-from tests.fakes import FAKE_SPEC, FakeEngine, SessionPump, fake_actor, make_pump, run_job, voice
-
-
-def push(pump: SessionPump, samples: I16, rate_hz: int = 48_000, *, end: bool = True) -> None:
-    pump.session.receive_speech(samples, rate_hz, now=pump.clock.now, live=False)
-    if end:
-        pump.session.end_of_speech(pump.clock.now)
-
-
-def talking(slices: list[AvSlice]) -> list[AvSlice]:
-    return [s for s in slices if s.speech_sample is not None]
-
-
-def heard(slices: list[AvSlice]) -> I16:
-    return np.concatenate([s.samples for s in talking(slices)] or [np.zeros(0, np.int16)])
-
-
-def kinds(pump: SessionPump) -> list[str]:
-    return [event.kind for event in pump.session.events()]
-
-
-def openness(pump: SessionPump) -> list[float]:
-    """What was on show in each slice, 0 for the idle face (see ``fake_picture``)."""
-    return [0.0 if s.picture is None else float(s.picture[0, 0, 1]) / 500.0 for s in pump.slices]
+from mytalk.types import MotionJob, MotionResult, PictureJob
+from tests.fakes import FAKE_SPEC, FakeEngine, fake_actor, make_pump, run_job, voice
+from tests.session_helpers import heard, kinds, openness, push, talking
 
 
 def test_idle_goes_on_for_ever_without_jobs() -> None:
@@ -173,64 +153,6 @@ def test_hopeless_motion_skips_ahead_and_stays_bounded() -> None:
     assert "skipped" in kinds(pump)
     assert np.array_equal(heard(pump.slices)[: len(samples)], samples)
     assert pump.session.stats().state == "idle"
-
-
-def test_an_interrupt_stops_the_voice_with_the_next_slice_and_closes_the_mouth() -> None:
-    pump = make_pump(job_s=0.005)
-    push(pump, voice(3.0, level=0.9))
-    pump.run(25)
-    before = len(pump.slices)
-    played = pump.session.interrupt(pump.clock.now)
-    assert played == len(heard(pump.slices))
-    pump.run(10)
-    after = pump.slices[before:]
-    assert not any(s.samples.any() or s.speech_sample is not None for s in after)
-    assert all(s.generation == 1 for s in after)
-    assert [s.picture is None for s in after] == [False] * 4 + [True] * 6
-    shown = openness(pump)
-    assert shown[before - 1] > 0.1
-    assert max(abs(np.diff(shown[before - 1 :]))) < 0.75 * shown[before - 1]
-    events = pump.session.events()
-    assert (events[-1].kind, events[-1].samples) == ("interrupted", played)
-    assert max(abs(np.diff([s.clip_index for s in pump.slices]))) <= 1
-
-
-def test_results_from_before_an_interrupt_are_never_shown() -> None:
-    pump = make_pump()
-    push(pump, voice(2.0))
-    pump.run(10)
-    while (job := pump.session.next_job()) is None or isinstance(job, MotionJob):
-        if job is None:
-            pump.step()
-        else:
-            pump.session.complete(job, run_job(pump.engine, job), pump.clock.now)
-    pump.session.interrupt(pump.clock.now)
-    assert pump.session.next_job() is None, "the old job is still in flight"
-    marked = PictureResult(tuple(np.full((2, 2, 3), 99, np.uint8) for _ in job.frames))
-    pump.session.complete(job, marked, pump.clock.now)
-    pump.run(10)
-    assert not any(s.picture is not None and (s.picture == 99).all() for s in pump.slices)
-
-
-def test_speech_after_an_interrupt_is_a_new_utterance_that_starts_at_a_closed_mouth() -> None:
-    pump = make_pump()
-    push(pump, voice(2.0, level=0.9))
-    pump.run(20)
-    pump.session.interrupt(pump.clock.now)
-    samples = voice(0.4, seed=5)
-    push(pump, samples)
-    pump.run(40)
-    spoken = [s for s in talking(pump.slices) if s.generation == 1]
-    assert spoken[0].speech_sample == 0
-    assert np.array_equal(heard(spoken)[: len(samples)], samples)
-    assert max(abs(np.diff(openness(pump)))) < 0.2
-
-
-def test_an_interrupt_in_silence_changes_nothing_on_show() -> None:
-    pump = make_pump()
-    pump.run(3)
-    assert pump.session.interrupt(pump.clock.now) == 0
-    assert all(s.picture is None for s in pump.run(5))
 
 
 def test_utterances_queue_in_order() -> None:

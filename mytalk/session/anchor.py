@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from mytalk.clock import FRAME_S
 from mytalk.session.plan import Anchor, Closing, Utterance
 from mytalk.session.stage import Stage
 from mytalk.types import F32
@@ -36,3 +37,19 @@ def set_anchor(
     utterance.anchor = Anchor(utterance.next_play, slot, position + slot - free_slot)
     utterance.restart_motion(history if slot == free_slot else [])
     utterance.speech.hush_before(utterance.next_play)
+
+
+def may_start(utterance: Utterance, closing: Closing | None, stage: Stage, wait_s: float) -> bool:
+    """Whether an utterance starts (or resumes) with the next slice: it is time, and its pictures are there.
+
+    wait_s: how long it waits for them at most. Its place is fixed here even if a slow job keeps the next one
+    from being planned.
+    """
+    if utterance.anchor is None and utterance.start_at is not None:
+        set_anchor(utterance, None, closing, stage)
+    if utterance.anchor is None:
+        return False
+    waited_s = (stage.slot - utterance.anchor.slot) * FRAME_S
+    if waited_s < 0 or not utterance.reached(stage.position):
+        return False
+    return utterance.first_pictures_settled() or waited_s >= wait_s

@@ -16,7 +16,7 @@ from mytalk.clock import FRAME_S, PLAYOUT_SAMPLES_PER_FRAME
 from mytalk.config import SessionConfig
 from mytalk.engines.engine import EngineSpec
 from mytalk.errors import BadInput, SessionClosed
-from mytalk.session.anchor import set_anchor
+from mytalk.session.anchor import may_start, set_anchor
 from mytalk.session.intake import Moment, SpeechQueue
 from mytalk.session.knobs import Knobs
 from mytalk.session.plan import Closing, Flight, Utterance
@@ -313,19 +313,7 @@ class TalkSession:
 
     def _leave_buffering(self, current: Utterance) -> None:
         """Start (or resume) the current utterance if it is time and its pictures are there."""
-        if current.anchor is None and current.start_at is not None:
-            set_anchor(
-                current, None, self._closing, self._stage
-            )  # even if a slow job keeps the next one from being planned
-        if current.anchor is None:
-            return
-        waited_s = (self._stage.slot - current.anchor.slot) * FRAME_S
-        given_up = waited_s >= self._config.start_wait_s
-        if (
-            waited_s >= 0
-            and current.reached(self._stage.position)
-            and (current.first_pictures_settled() or given_up)
-        ):
+        if may_start(current, self._closing, self._stage, self._config.start_wait_s):
             self._tell("resumed" if current.started else "speech_started", samples=current.played_samples)
             current.started = True
             self._move(Change.STARTED)
@@ -408,6 +396,5 @@ class TalkSession:
         self._state = TRANSITIONS[self._state, change]
 
     def _tell(self, kind: EventKind, *, samples: int = 0, detail: str = "") -> None:
-        current = self._queue.current
-        number = -1 if current is None else current.number
+        number = -1 if (current := self._queue.current) is None else current.number
         self._events.add(SessionEvent(kind, self._stage.slot, number, self._generation, samples, detail))
