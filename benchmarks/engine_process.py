@@ -109,7 +109,8 @@ def calls_of(about: dict[str, Any]) -> tuple[str, Calls]:
     """What can be asked for of what ``about`` describes.
 
     {"engine", "bundle", "threads"}, or {"graph", "runtime", "bf16", "inputs", "batched", "threads"}: graph is
-    the path of an ONNX file, inputs {name: shape of one sample}, batched whether they get a batch axis.
+    the path of an ONNX file, inputs {name: shape of one sample}, batched whether they get a batch axis; or
+    {"torch", "bf16", "threads"}: the compared network in torch, or with "chain" [channels, side] those.
     Returns the name of what was loaded and the calls, each of which takes a batch size.
     """
     if "engine" in about:
@@ -120,6 +121,10 @@ def calls_of(about: dict[str, Any]) -> tuple[str, Calls]:
             "motion": lambda _: exercise.motion(),
             "encode": exercise.encode,
         }
+    if "torch" in about:
+        from benchmarks.torch_bare import timed  # noqa: PLC0415 - needs torch
+
+        return "torch", {"run": timed(about["bf16"], about.get("chain"), about["threads"])}
     runner, random = _runner(about), np.random.default_rng(0)
 
     def run(count: int) -> Any:

@@ -13,20 +13,23 @@ import argparse
 import json
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.status import Status
 
 from benchmarks.engine_process import CannotMeasure, Target
+from benchmarks.engine_report import Series, floor_ms, precision_of, table
 from benchmarks.floor import (
     CONVOLUTIONS,
     MATRIX,
+    convolution_macs,
     count_macs,
     hop_macs,
     quantise,
@@ -40,8 +43,15 @@ from mytalk.engines.buckets import BUCKETS
 from mytalk.engines.bundle import INT8_DECODER, has_amx_bf16
 from mytalk.engines.warm import HOP_FRAMES, LOOKAHEAD_FRAMES
 
+WIDTH = 110  # of the table where the output is no terminal
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 RUNTIMES = ("onnx", "openvino")  # that run bare graphs: the peak, and the network to compare with
+TORCH = ("fp32", "bf16")  # precisions in which torch itself runs both
+# What has no ratio, and why; the floor of float16 on a CPU would be float32's.
+NO_RATIO = {
+    "onnx-fp16": "a CPU has no float16 arithmetic to measure a peak or the compared network with: it is here"
+    " so that the file which cards run is checked"
+}
 
 
 @dataclass
@@ -56,43 +66,11 @@ class Plan:
     repeat: int
 
 
-@dataclass
-class Series:
-    """Seconds of one call in every turn (the median of the turn's calls), by (target, call, batch)."""
-
-    seconds: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
-
-    def add(self, key: tuple[str, str, int], calls: list[float]) -> None:
-        """Keep a turn."""
-        self.seconds.setdefault(key, []).append(median(calls))
-
-    def ms(self, key: tuple[str, str, int]) -> float:
-        """Milliseconds of the call: median over the turns."""
-        return 1e3 * median(self.seconds[key])
-
-    def ratio(self, one: tuple[str, str, int], other: tuple[str, str, int]) -> float:
-        """How many times as long ``one`` takes as ``other``: median over the turns that hold both."""
-        return median(a / b for a, b in zip(self.seconds[one], self.seconds[other], strict=False))
-
-
-def precision_of(name: str) -> str:
-    """The precision at the end of an engine's name."""
-    return name.rpartition("-")[2]
-
-
-def floor_ms(macs: dict[str, int], precision: str, peak: dict[str, float]) -> float | None:
-    """Least milliseconds of a graph; peak: multiply-adds in a second by precision. None: not measured."""
-    needs = {"int8": macs["int8"], (precision if precision != "int8" else "fp32"): macs["float"]}
-    if any(count and name not in peak for name, count in needs.items()):
-        return None
-    return 1e3 * sum(count / peak[name] for name, count in needs.items() if count)
-
-
 class Bench:
     """Graphs to compare with, the processes, and the turns."""
 
-    def __init__(self, plan: Plan, folder: Path, console: Console) -> None:
-        self._plan, self._folder, self._console = plan, folder, console
+    def __init__(self, plan: Plan, folder: Path, tell: Callable[[str], None]) -> None:
+        self._plan, self._folder, self._tell = plan, folder, tell
         self.series = Series()
         self.engines: dict[str, Target] = {}
         self.rivals: dict[str, Target] = {}
@@ -117,10 +95,24 @@ class Bench:
                 about = self._bare(path, runtime, precision, {"x": shape}, batched=False)
                 if (target := self._start(stack, f"peak {runtime} {name}", about)) is not None:
                     self.peaks[target.name] = (target, macs)
+        self._load_torch(stack)
+
+    def _load_torch(self, stack: ExitStack) -> None:
+        """The compared network and the peak in torch itself, whose CPU engines run no ONNX file."""
+        channels, side = CONVOLUTIONS[-1]
+        for precision in TORCH:
+            if f"torch-{precision}" not in self.engines:
+                continue
+            about = {"torch": True, "bf16": precision == "bf16", "threads": self._plan.threads}
+            if (rival := self._start(stack, f"rival torch-{precision}", about)) is not None:
+                self.rivals[f"torch-{precision}"] = rival
+            name = f"peak torch conv {channels} ch {side}² {precision}"
+            if (chain := self._start(stack, name, about | {"chain": [channels, side]})) is not None:
+                self.peaks[name] = (chain, convolution_macs(channels, side))
 
     def _start(self, stack: ExitStack, name: str, about: dict[str, Any]) -> Target | None:
         try:
-            self._console.print(f"loading {name}", style="dim", highlight=False)
+            self._tell(f"loading {name}")
             return stack.enter_context(Target(name, about))
         except CannotMeasure as error:
             self.refused[name] = str(error)
@@ -223,6 +215,7 @@ class Bench:
                         "floor_ms_per_frame": least,
                         "of_floor": None if least is None else frame_ms / least,
                         "of_rival": self._of_rival(name, batch),
+                        "no_ratio": NO_RATIO.get(name),
                         "memory_mib": memory,
                         "load_s": target.loaded["load_s"],
                     }
@@ -248,15 +241,20 @@ class Bench:
         ]
 
 
-def measure(plan: Plan, console: Console) -> dict[str, Any]:
-    """Run it all; returns the report."""
+def measure(plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Run it all; returns the report. tell: takes a line about what is going on."""
     about = {"machine": machine(), "versions": versions(), "commit": commit()}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        bench = Bench(plan, Path(folder), console)
+        tell("exporting the network to compare with")
+        bench = Bench(plan, Path(folder), tell)
         bench.load(stack)
-        for number in range(plan.rounds + 1):
-            console.print(f"turn {number} of {plan.rounds}", style="dim", highlight=False)
-            bench.turn(keep=number > 0)
+        tell("warming up")
+        bench.turn(keep=False)
+        begin = time.monotonic()
+        for number in range(plan.rounds):
+            left_s = (time.monotonic() - begin) / number * (plan.rounds - number) if number else None
+            tell(f"turn {number + 1} of {plan.rounds}" + ("" if left_s is None else f", {left_s:.0f} s left"))
+            bench.turn(keep=True)
         peak = bench.peak()
         rows = bench.rows({precision: best["macs_per_s"] for precision, best in peak.items()})
         return about | {
@@ -276,25 +274,12 @@ def measure(plan: Plan, console: Console) -> dict[str, Any]:
         }
 
 
-def table(report: dict[str, Any]) -> Table:
-    """The report for a person."""
-    shown = Table(title="ms per picture of 256×256 by batch; motion per hop of two frames")
-    batches = sorted({row["batch"] for row in report["rows"]})
-    for name in ("engine", *map(str, batches), "motion", "sessions", "× floor", "× rival", "MiB"):
-        shown.add_column(name, justify="left" if name == "engine" else "right")
-    for engine in dict.fromkeys(row["engine"] for row in report["rows"]):
-        rows = {row["batch"]: row for row in report["rows"] if row["engine"] == engine}
-        first = rows[batches[0]]
-        ratios = [first["of_floor"], first["of_rival"]]
-        shown.add_row(
-            engine,
-            *(f"{rows[batch]['ms_per_frame']:.2f}" for batch in batches),
-            f"{first['motion_ms_per_hop']:.1f}",
-            f"{max(row['sessions_at_25_fps'] for row in rows.values()):.1f}",
-            *("–" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
-            f"{first['memory_mib'].get('peak', 0):.0f}",
-        )
-    return shown
+def _tell(console: Console, status: Status, line: str) -> None:
+    """In a terminal one line that changes; in a log a line each."""
+    if console.is_terminal:
+        status.update(line)
+    else:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def named_engines() -> list[str]:
@@ -308,25 +293,39 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, default=default_bundle(), help="default: the shipped weights")
-    parser.add_argument("--engines", nargs="+", default=named_engines(), help="default: all that run here")
+    parser.add_argument(
+        "--engines",
+        nargs="+",
+        default=named_engines(),
+        metavar="NAME",
+        help="default: all; those that cannot run here are listed with the reason",
+    )
     parser.add_argument("--batches", nargs="+", type=int, default=list(BUCKETS), help="default: 1 2 4 8 16")
     parser.add_argument("--threads", type=int, help="CPU threads of a call (default: the runtime decides)")
     parser.add_argument("--rounds", type=int, default=15, help="turns to measure (default 15)")
     parser.add_argument("--repeat", type=int, default=3, help="calls in a turn (default 3)")
-    parser.add_argument("--json", type=Path, help="write the report here")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the report here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the report here (needs matplotlib)")
     args = parser.parse_args(argv)
+    if args.threads is not None and args.threads < 1:
+        parser.error("--threads is at least 1")
     if min(args.rounds, args.repeat, *args.batches) < 1 or max(args.batches) > BUCKETS[-1]:
         parser.error(f"--rounds and --repeat are at least 1, --batches 1..{BUCKETS[-1]}")
-    console = Console(stderr=True)
     plan = Plan(args.bundle, args.threads, args.engines, args.batches, args.rounds, args.repeat)
-    report = measure(plan, console)
+    console = Console(stderr=True)
+    try:
+        with console.status("") as status:
+            report = measure(plan, lambda line: _tell(console, status, line))
+    except ImportError as error:
+        print(f"error: {error}; pip install -c constraints.txt -e '.[train]'", file=sys.stderr)
+        return 1
     if not report["rows"]:
         print(f"error: no engine runs here: {report['not_run']}", file=sys.stderr)
         return 1
-    Console().print(table(report))
+    out = Console()
+    (out if out.is_terminal else Console(width=WIDTH)).print(table(report))
     for name, why in report["not_run"].items():
-        console.print(f"{name}: not run ({why})", highlight=False)
+        print(f"{name}: not run ({why})")
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

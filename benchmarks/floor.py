@@ -116,6 +116,11 @@ def write_convolutions(path: Path, channels: int, side: int) -> int:
         nodes.append(helper.make_node("Relu", [f"c{layer}"], [f"r{layer}"]))
         name = f"r{layer}"
     _save(path, nodes, weights, name, [1, channels, side, side])
+    return convolution_macs(channels, side)
+
+
+def convolution_macs(channels: int, side: int) -> int:
+    """Multiply-adds of such a chain."""
     return LAYERS * channels * channels * 9 * side * side
 
 

@@ -213,6 +213,8 @@ def write_bundle(trained: Trained, steps: Steps, int8: Int8 | KeptInt8 | None, f
     int8: for an int8 decoder too, made anew or kept. Raises ``BadInput`` if its calibration is none, and
     ``MyTalkError`` if it is too far from float32 on held-out clips.
     """
+    if isinstance(int8, Int8) and not isinstance(trained.appearance, AppearanceModel):
+        raise BadInput("int8 is for the size tiny: the others are meant for cards; leave out --calibrate")
     models = {"motion": trained.motion, "identity": trained.identity, "appearance": trained.appearance}
     for model in models.values():
         round_to_half(model)
@@ -249,8 +251,6 @@ def write_int8(appearance: Appearance, int8: Int8 | KeptInt8, folder: Path) -> d
     if isinstance(int8, KeptInt8):
         shutil.copy(int8.path, folder / INT8_DECODER)
         return int8.parity
-    if not isinstance(appearance, AppearanceModel):
-        raise BadInput("int8 is for the size tiny: the others are meant for cards; leave out --calibrate")
     reached, kept = quantise_within(
         appearance, folder / "decode.onnx", folder / INT8_DECODER, int8.calibrate, int8.picture_db
     )

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (make test i
 
 from benchmarks import engines as cli  # noqa: E402
 from benchmarks.engine_process import CannotMeasure, Target  # noqa: E402
-from benchmarks.engines import Series, floor_ms  # noqa: E402
+from benchmarks.engine_report import Series, floor_ms  # noqa: E402
 from benchmarks.floor import count_macs, hop_macs, quantise, write_convolutions, write_products  # noqa: E402
 from benchmarks.rival import INPUTS, build_rival  # noqa: E402
 from mytalk.engines import default_bundle  # noqa: E402
