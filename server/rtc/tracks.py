@@ -106,7 +106,7 @@ class AudioOut(MediaStreamTrack):  # type: ignore[misc]
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
         self._clock = clock
-        self._encoder = OpusEncoder()
+        self._encoder: OpusEncoder | None = OpusEncoder()
         self._queue: DropOldest[tuple[int, I16, float]] = DropOldest(AUDIO_QUEUE)
 
     def put(self, slot: int, samples: I16, leave_s: float) -> bool:
@@ -122,6 +122,8 @@ class AudioOut(MediaStreamTrack):  # type: ignore[misc]
     async def recv(self) -> av.Packet:
         """Next 20 ms packet of Opus, when it is time for it."""
         pts, samples, leave_s = await self._queue.get()
+        if self._encoder is None:
+            raise MediaStreamError
         packet = self._encoder.encode(samples, pts)
         wait_s = leave_s - self._clock()
         if wait_s > 0:
@@ -131,4 +133,5 @@ class AudioOut(MediaStreamTrack):  # type: ignore[misc]
     def stop(self) -> None:
         """End the track; idempotent."""
         self._queue.close()
+        self._encoder = None  # it holds threads, and whoever ended the call may keep the track for a while
         super().stop()
