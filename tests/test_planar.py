@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mytalk.types import U8
 from mytalk.video.planar import frame_of, full_planes, planar, planes_of, rgb_of, size_of, whiten
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def colours(height: int = 48, width: int = 64) -> U8:
@@ -71,3 +76,29 @@ def test_threads_convert_beside_each_other() -> None:
         made = list(pool.map(planar, pictures * 8))
     for one, picture in zip(made, pictures * 8, strict=True):
         np.testing.assert_array_equal(one, planar(picture))
+
+
+FORKS = """
+import os, threading, time
+import numpy as np
+from mytalk.video.planar import planar
+done = threading.Event()
+other = threading.Thread(target=lambda: (planar(np.zeros((512, 512, 3), np.uint8)), made.set(), done.wait()))
+made = threading.Event()
+other.start()
+made.wait()
+child = os.fork()
+if child == 0:
+    os._exit(0)
+until = time.monotonic() + 20
+while not os.waitpid(child, os.WNOHANG)[0]:
+    if time.monotonic() > until:
+        os.kill(child, 9)
+        os._exit(1)
+    time.sleep(0.05)
+done.set()
+"""
+
+
+def test_a_process_can_be_forked_while_another_thread_has_converted_pictures() -> None:
+    assert subprocess.run([sys.executable, "-c", FORKS], cwd=ROOT, timeout=60).returncode == 0

@@ -19,14 +19,18 @@ SUBSAMPLED, FULL = "yuv420p", "yuv444p"
 
 
 class _Converter(threading.local):
-    """Each thread's own, as it keeps tables between two pictures of one size."""
+    """Each thread's own, as it keeps tables between two pictures of one size.
+
+    It has no threads of its own: they do not live in a forked process, which would wait for them for ever
+    when it gives back what other threads had (uvloop forks to start a process).
+    """
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
     def convert(self, frame: Any, target: str) -> Any:
         """A frame in another pixel format."""
-        return self._reformatter.reformat(frame, format=target)
+        return self._reformatter.reformat(frame, format=target, threads=1)
 
 
 _converter = _Converter()
