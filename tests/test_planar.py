@@ -101,4 +101,4 @@ done.set()
 
 
 def test_a_process_can_be_forked_while_another_thread_has_converted_pictures() -> None:
-    assert subprocess.run([sys.executable, "-c", FORKS], cwd=ROOT, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", FORKS], check=False, cwd=ROOT, timeout=60).returncode == 0
