@@ -168,7 +168,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
 
 def quantise(source: Path, target: Path, samples: list[dict[str, npt.NDArray[Any]]]) -> None:
-    """The int8 twin of a float graph, the way the shipped decoder's is made: static, per channel."""
+    """The int8 twin of a float graph: static, per channel, convolutions and products."""
     with quiet():
         quantize_static(
             str(source),

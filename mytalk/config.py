@@ -45,7 +45,7 @@ class SessionConfig:
     lookahead_frames: int = 1
     steps: int = 0
     live_delay_s: float = 0.1
-    live_drift_s: float = 0.025
+    live_drift_s: float = 0.031  # a start is rounded to a slot, at most 30 ms after its target
     live_slack_s: float = 0.06
     live_backlog_s: float = 1.0
     quiet_peak: float = 0.01
@@ -115,7 +115,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "lookahead_frames": (0, 250),
     "steps": (0, 50),
     "live_delay_s": (0.04, 5.0),
-    "live_drift_s": (0.021, 1.0),  # a start is rounded to the nearest slot: 20 ms are no drift
+    "live_drift_s": (0.021, 1.0),
     "live_slack_s": (0.02, 5.0),
     "live_backlog_s": (0.5, 30.0),
     "quiet_peak": (0.0, 1.0),

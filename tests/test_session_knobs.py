@@ -91,7 +91,7 @@ def test_a_live_delay_follows_the_knob() -> None:
     before = pump.session.stats().live.target_s
     pump.session.configure(hop=4, lookahead=4)
     longer = pump.session.stats().live.target_s
-    pump.session.configure(hop=2, lookahead=1)
+    pump.session.configure(hop=1, lookahead=1)
     assert pump.session.stats().live.target_s == before < longer
     config = SessionConfig(hop_frames=4, lookahead_frames=4)
     assert longer >= needed_delay_s(config, FAKE_SPEC) > 0.33

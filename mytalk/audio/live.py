@@ -22,7 +22,7 @@ CUT_AFTER_S = 1.0  # sound that is too late may wait so long for a quiet moment,
 PIECE_S = 0.01  # quiet pieces that are dropped
 BLOCK_S = 0.02  # sound that a period is cut out of
 MIN_JITTER_S, MAX_JITTER_S = 0.02, 0.2  # allowed for in the target
-COMPUTE_S = FRAME_S / 2  # likewise, for motion and the first picture of a hop; more where more is measured
+COMPUTE_S = FRAME_S  # likewise, for motion and the first picture of a hop; more where more is measured
 MAX_READY_S = 0.15  # from a sample that came at its time to its picture, beyond hop and lookahead
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from mytalk.audio.live import EARLY_S
 from mytalk.clock import FRAME_S
 from mytalk.session.plan import Anchor, Closing, Utterance
 from mytalk.session.stage import Stage
@@ -28,8 +29,9 @@ def set_anchor(
         free_slot += closing.remaining
         position, history = position + closing.remaining, closing.history
     wanted = stage.slots_until(utterance.start_at)
-    # A live delay is a target, so it is rounded to the nearest slot; a shortest time is rounded up.
-    slot = max(free_slot, round(wanted) if utterance.live else math.ceil(wanted - 1e-6))
+    # A shortest time is rounded up. A live delay is a target: it may be missed by as much as is no drift.
+    early = EARLY_S / FRAME_S if utterance.live else 0.0
+    slot = max(free_slot, math.ceil(wanted - early - 1e-6))
     if previous is None and closing is None and stage.mouth_open:
         # It was starved for a moment and its last picture is held: the clip goes on from there.
         utterance.anchor = Anchor(utterance.next_play, slot, position)

@@ -44,7 +44,7 @@ class SpeechQueue:
         self._seen = 0
         self._unheard_s = 0.0
         self._spec = spec
-        self._pace = LivePace(config, needed_delay_s(config, spec))
+        self._pace = LivePace(config, needed_delay_s(config.for_live, spec))
 
     def configure(self, live: SessionConfig, pushed: SessionConfig) -> None:
         """Other hop and lookahead from the next hop of each utterance on; the live delay goes after them."""
