@@ -8,6 +8,7 @@ import pytest
 from mytalk.actors.tuned import TunedDecoder
 from mytalk.engines import default_bundle
 from mytalk.engines.bundle import INT8_DECODER
+from mytalk.engines.folded import told_fold
 from mytalk.engines.initialisers import HALF, PREFIX, Graph, tuned_file, with_tuned, with_tuned_int8
 from mytalk.errors import EngineFailed
 
@@ -84,10 +85,12 @@ def test_int8_weights_are_rounded_by_channel(graph: Graph, int8: Graph) -> None:
     after = Graph(with_tuned_int8(int8, graph, tuned))
     seen = 0
     for one in after.quantised_convolutions():
-        parameter = next(name for name in tuned.tensors if one.weight.endswith(f"{PREFIX}{name}_quantized"))
+        name, fold = told_fold(one.weight.removesuffix("_quantized"))
+        parameter = next(known for known in tuned.tensors if name.endswith(PREFIX + known))
         scale = after.value(one.weight_scale)
         held = after.value(one.weight) * scale[:, None, None, None]
         wanted = tuned.tensors[parameter].astype(np.float32)
+        wanted = wanted if fold is None else fold.weight(wanted)
         gain = np.round(np.abs(held).max() / np.abs(wanted).max())  # of a product that was folded in
         assert np.abs(held - gain * wanted).max() <= 0.51 * scale.max()
         seen += 1
@@ -102,12 +105,19 @@ def test_a_bias_keeps_the_product_that_was_folded_into_it(graph: Graph, int8: Gr
     tuned = TunedDecoder("any", own | {f"{name}.bias": own[f"{name}.bias"] + np.float16(0.25)})
     after = Graph(with_tuned_int8(int8, graph, tuned))
     one = next(c for c in int8.quantised_convolutions() if f"{name}.weight" in c.weight)
-    scale = int8.value(one.bias_scale)
-    moved = (after.value(one.bias) * scale - int8.value(one.bias) * scale) / 0.25
+    _, fold = told_fold(one.weight.removesuffix("_quantized"))
+    assert fold is not None
+    shape = own[f"{name}.bias"].shape
+    scale, added = (
+        int8.value(one.bias_scale),
+        fold.bias(np.full(shape, 0.25, np.float32)),
+    )  # the spare ones: 0
+    moved = after.value(one.bias) * scale - int8.value(one.bias) * scale
     gain = np.abs(int8.value(one.weight) * int8.value(one.weight_scale)[:, None, None, None]).max() / np.abs(
         own[f"{name}.weight"]
     ).max().astype(np.float32)
-    np.testing.assert_allclose(moved, gain, rtol=0.02)
+    np.testing.assert_allclose(moved, gain * added, rtol=0.02, atol=1e-6)
+    assert np.count_nonzero(moved) >= shape[0]
 
 
 @pytest.mark.parametrize("path", [FLOAT, INT8])
