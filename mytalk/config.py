@@ -51,7 +51,7 @@ class SessionConfig:
     quiet_peak: float = 0.01
     rest_after_frames: int = 10
     rest_opening: float = 0.03
-    pushed_start_s: float = 0.04
+    pushed_start_s: float = 0.03
     start_wait_s: float = 1.0
     push_buffer_s: float = 120.0
     push_stall_s: float = 1.0
