@@ -164,3 +164,32 @@ def test_who_takes_over_decodes_with_the_same_weights():
     assert lasting.decode(*inputs, tuned).min() == 255, "the fake turns light into dark with own weights"
     assert lasting.decode(*inputs).max() == 0
     assert lasting.name == "fake"
+
+
+class Dead(Undecoding):
+    def load_decoder(self, tuned):
+        raise EngineFailed("the device is gone")
+
+
+def test_one_persons_weights_find_the_next_engine_when_the_device_is_gone():
+    dead, other = Dead(), FakeEngine()
+    dead.name = "dead"
+    lasting = FallbackEngine(dead, [lambda: other])
+    tuned = TunedDecoder(other.spec.weights_id, {"decoder.out.bias": np.ones(4, np.float16)})
+    lasting.load_decoder(tuned)
+    assert (lasting.name, other.decoders_loaded) == (other.name, [tuned.digest])
+
+
+def test_weights_that_do_not_fit_cost_nobody_an_engine():
+    class Refuses(FakeEngine):
+        def load_decoder(self, tuned):
+            raise EngineFailed("the decoder has no weights x")
+
+    def another():
+        pytest.fail("no other engine is wanted")
+
+    first = Refuses()
+    lasting = FallbackEngine(first, [another])
+    with pytest.raises(EngineFailed, match="no weights x"):
+        lasting.load_decoder(TunedDecoder(first.spec.weights_id, {"x": np.ones(4, np.float16)}))
+    assert lasting._engine is first

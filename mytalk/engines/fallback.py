@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from mytalk.actors.tuned import TunedDecoder
 from mytalk.engines.engine import Engine
+from mytalk.engines.warm import Exercise
 from mytalk.errors import BadInput, EngineFailed
 from mytalk.types import F32, U8, MotionJob, MotionResult, MotionState
 
@@ -55,8 +56,19 @@ class FallbackEngine:
         return self._call("encode", lambda engine: engine.encode_appearance(references, faces))
 
     def load_decoder(self, tuned: TunedDecoder) -> None:
-        """Make ready to decode with one person's weights; whoever takes over does so when it decodes."""
-        self._engine.load_decoder(tuned)
+        """Make ready to decode with one person's weights; whoever takes over later does so when it decodes.
+
+        A failure may be the device's or these weights' alone. Work that needs none of them tells: it replaces
+        an engine that cannot do it, while weights that do not fit cost nobody an engine.
+        """
+        try:
+            self._run(self._engine, lambda engine: engine.load_decoder(tuned))
+        except EngineFailed as error:
+            logger.warning("%s: load failed: %s", self._engine.name, error)
+            work = Exercise(self, most=1)
+            work.motion()
+            work.decode(1)
+            self._run(self._engine, lambda engine: engine.load_decoder(tuned))
 
     def decode(
         self,

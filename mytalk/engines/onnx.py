@@ -198,7 +198,7 @@ def _need(provider: str, name: str) -> None:
 
 
 def _load_on_card(bundle: Path, name: str, *, tensorrt: bool, half: bool) -> GraphEngine:
-    _need(TENSORRT if tensorrt else CUDA, name)
+    _need(TENSORRT if tensorrt else CUDA, name if half or tensorrt else f"{name}-fp32")
     manifest = read_manifest(bundle)
     spec, memory = sizes(manifest, bundle)
     paths = graph_paths(bundle, manifest, spec, int8=False)
@@ -246,6 +246,7 @@ def load_int8(bundle: Path, threads: int | None) -> GraphEngine:
 
 def load_cuda(bundle: Path, _threads: int | None) -> GraphEngine:
     """ONNX Runtime on a card; the decoder in float16 where the bundle has one."""
+    _need(CUDA, "onnx-cuda")
     half = HALF_DECODER in read_manifest(bundle)["files"]
     return _load_on_card(bundle, "onnx-cuda", tensorrt=False, half=half)
 
