@@ -53,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--seconds", type=float, default=20.0, metavar="S", help="length of one step (default %(default)s)"
     )
+    p.add_argument(
+        "--live", action="store_true", help="they speak through microphones (default: speech is pushed)"
+    )
     p.add_argument("--actor", metavar="NAME", help="who talks (default: the server's first)")
     p.add_argument("--engine", metavar="NAME", help="engine of the server (default: its own choice)")
     p.add_argument("--lanes", type=int, metavar="N", help="engine calls at once (default: the server's)")
@@ -224,7 +227,7 @@ async def measure(args: argparse.Namespace, url: str, pid: int, console: Console
         for count in [args.sessions] if args.sessions else range(1, args.most + 1):
             try:
                 while len(viewers) < count:
-                    viewer = Viewer(url, args.actor, decode=not viewers)
+                    viewer = Viewer(url, args.actor, decode=not viewers, live=args.live)
                     viewers.append(await stack.enter_async_context(viewer))
             except Refused as error:
                 report["refused_at"] = {"sessions": count, "message": str(error)}
@@ -299,7 +302,9 @@ def run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         "talking_in_time": found["sessions"] if found else 0,
         "engine": health["engine"],
         "late_limit_pct": LATE_PCT,
-        "settings": {key: getattr(args, key) for key in ("seconds", "idle", "actor", "lanes", "threads")},
+        "settings": {
+            key: getattr(args, key) for key in ("seconds", "idle", "live", "actor", "lanes", "threads")
+        },
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **report,
         **told,

@@ -19,9 +19,10 @@ from aiortc.mediastreams import MediaStreamError
 from clients.headless.errors import ClientError, ConnectionLost, NothingReceived
 from clients.headless.receive import PromptJitterBuffer
 from clients.headless.signalling import Signalling
+from clients.headless.sources import Microphone
 from clients.headless.testcard import I16
 
-SPEECH_RATE_HZ = 16_000
+SPEECH_RATE_HZ, PLAYED_RATE_HZ = 16_000, 48_000
 CHUNK_BYTES = 32_000  # one second
 CONNECT_S = 20.0
 CLOSE_S = 5.0
@@ -81,10 +82,21 @@ class WatchingBuffer(PromptJitterBuffer):
         return super().add(packet)
 
 
-class Viewer:
-    """One session: ``async with Viewer(...)`` connects, leaving it hangs up. decode: look at the pictures."""
+class Speaker(Microphone):
+    """A microphone that somebody speaks into now and then."""
 
-    def __init__(self, url: str, actor: str | None, *, decode: bool) -> None:
+    def say(self, samples: I16) -> None:
+        """Say int16 [n], 48 kHz mono, from now on."""
+        self._samples = np.concatenate([np.zeros(self._position, np.int16), samples])
+
+
+class Viewer:
+    """One session: ``async with Viewer(...)`` connects, leaving it hangs up.
+
+    decode: look at the pictures. live: speak through a microphone; otherwise speech is pushed.
+    """
+
+    def __init__(self, url: str, actor: str | None, *, decode: bool, live: bool = False) -> None:
         self.arrivals = Arrivals()
         self.decoded = 0
         self.size: tuple[int, int] | None = None
@@ -93,6 +105,7 @@ class Viewer:
         self._signalling = Signalling(url, None)
         self._http = aiohttp.ClientSession()
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._microphone = Speaker(np.zeros(0, np.int16)) if live else None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Viewer:
@@ -115,7 +128,10 @@ class Viewer:
     async def _connect(self) -> None:
         self._peer.on("track", self._on_track)
         for kind in ("audio", "video"):
-            receiver = self._peer.addTransceiver(kind, direction="recvonly").receiver
+            if kind == "audio" and self._microphone is not None:
+                receiver = self._peer.addTransceiver(self._microphone, direction="sendrecv").receiver
+            else:
+                receiver = self._peer.addTransceiver(kind, direction="recvonly").receiver
             make = WatchingBuffer if self._decode and kind == "video" else CountingBuffer
             buffer = make(self.arrivals, kind == "video")
             setattr(receiver, "_RTCRtpReceiver__jitter_buffer", buffer)  # noqa: B010 - private to aiortc
@@ -147,7 +163,12 @@ class Viewer:
             await asyncio.sleep(0.05)
 
     async def say(self, samples: I16) -> None:
-        """Push an utterance over the speech WebSocket, all at once (at most what the server buffers)."""
+        """Say int16 [n], 16 kHz mono: pushed over the speech WebSocket all at once (at most what the server
+        buffers), or spoken into the microphone.
+        """
+        if self._microphone is not None:
+            self._microphone.say(np.repeat(samples, PLAYED_RATE_HZ // SPEECH_RATE_HZ))
+            return
         data = samples.astype("<i2").tobytes()
         async with self._http.ws_connect(f"{self._url}/v1/sessions/{self.session_id}/speech") as socket:
             await socket.send_json({"type": "start", "rate": SPEECH_RATE_HZ})
@@ -172,6 +193,8 @@ class Viewer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._microphone is not None:
+            self._microphone.stop()
         with contextlib.suppress(TimeoutError, ConnectionError):
             await asyncio.wait_for(self._peer.close(), CLOSE_S)
         if self.session_id:

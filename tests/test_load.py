@@ -94,6 +94,17 @@ async def test_a_viewer_counts_without_decoding_and_one_that_decodes_sees_the_pi
         await seeing.close()  # again
 
 
+async def test_a_viewer_can_speak_through_a_microphone_again_and_again() -> None:
+    async with running(max_sessions=1) as url, Viewer(url, None, decode=False, live=True) as viewer:
+        before = (await viewer.stats())["speech_slices"]
+        for _ in range(2):
+            await viewer.say(babble(0.6, 0))
+            await asyncio.sleep(1.2)
+        told = await viewer.stats()
+        assert told["speech_slices"] > before + 20
+        assert told["latency_ms"] is not None, "its delay is a microphone's"
+
+
 def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fake_server"]
     monkeypatch.setattr(load, "ServerProcess", lambda arguments: ServerProcess(arguments, command))

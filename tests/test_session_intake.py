@@ -188,6 +188,36 @@ def test_pushed_speech_that_ran_dry_gives_way_to_the_microphone() -> None:
     assert np.array_equal(heard(spoken[:second])[: len(pushed)], pushed), "nothing pushed is lost"
 
 
+def test_under_load_a_microphone_gets_the_larger_hop_when_its_delay_has_grown_for_it() -> None:
+    for early_s in (0.0, 0.01, 0.02, 0.03):  # where in a slot its first sound comes: the start is rounded
+        pump = make_pump(SessionConfig(rest_after_frames=0), job_s=0.005)
+        microphone = Microphone(pump, voice(30.0))
+        microphone.arrivals = [at + early_s for at in microphone.arrivals]
+        hops: list[tuple[int, float]] = []
+        motion = pump.engine.motion
+
+        def noted(jobs, pump=pump, hops=hops, motion=motion):  # type: ignore[no-untyped-def]
+            live = pump.session.stats().live
+            hops.extend((job.hop, (live.delay_s or 0.0) - live.target_s) for job in jobs)
+            return motion(jobs)
+
+        pump.engine.motion = noted  # type: ignore[method-assign]
+        pump.run(50)
+        assert {hop for hop, _ in hops} == {1}
+        pump.session.economise(hop_factor=2, picture_every=1)
+        pump.run(400)
+        sizes = [hop for hop, _ in hops]
+        assert sizes == sorted(sizes), "from one hop to the other, once"
+        assert hops[sizes.index(2)][1] > -0.02, "the delay has room for it"
+        pump.session.economise(hop_factor=1, picture_every=1)
+        seen = len(hops)
+        pump.run(100)
+        assert {hop for hop, _ in hops[seen + 2 :]} == {1}
+        assert pump.session.stats().late == 0
+        assert "starved" not in [e.kind for e in pump.session.events()]
+        assert pump.session.stats().dropped_live_s == 0
+
+
 def test_an_impossible_delay_is_raised_to_what_the_hop_needs() -> None:
     pump = make_pump(SessionConfig(live_delay_s=0.05))
     Microphone(pump, voice(2.0))

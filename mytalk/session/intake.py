@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mytalk.audio.live import LivePace
+from mytalk.audio.live import EARLY_S, LivePace
 from mytalk.clock import FRAME_S, PLAYOUT_RATE
 from mytalk.config import SessionConfig
 from mytalk.engines.engine import EngineSpec
@@ -45,12 +45,29 @@ class SpeechQueue:
         self._unheard_s = 0.0
         self._spec = spec
         self._pace = LivePace(config, needed_delay_s(config.for_live, spec))
+        self._live = config.for_live
+        self._awaited: SessionConfig | None = None  # live settings that the delay has no room for yet
 
     def configure(self, live: SessionConfig, pushed: SessionConfig) -> None:
         """Other hop and lookahead from the next hop of each utterance on; the live delay goes after them."""
         self._pace.need(needed_delay_s(live, self._spec))
+        self._live, self._awaited = live, None
         for utterance in self.utterances:
             utterance.configure(live if utterance.live else pushed)
+
+    def economise(self, live: SessionConfig) -> None:
+        """Another hop for live speech because of the load; a larger one begins when the delay has room.
+
+        At once it would make every picture late until then, and the machine is late already.
+        """
+        if live == self._live:
+            return
+        self._pace.need(needed_delay_s(live, self._spec))
+        larger, self._live = live.hop_frames > self._live.hop_frames, live
+        self._awaited = live if larger else None
+        for utterance in self.utterances:
+            if utterance.live and not (larger and utterance.start_at is not None):
+                utterance.configure(live)
 
     def pictured(self, slack_s: float) -> None:
         """A frame of live speech left whose picture was ready ``slack_s`` before."""
@@ -132,6 +149,9 @@ class SpeechQueue:
         kept, self._live_delay_s = self._pace.fit(samples, rate_hz, delay_s, at.now)
         if len(kept):
             self._append(utterance, kept, at)
+        if self._awaited is not None and self._live_delay_s >= self._pace.target_s - EARLY_S:
+            utterance.configure(self._awaited)
+            self._awaited = None
 
     def end(self, at: Moment) -> None:
         """The open utterance, if any, is complete."""

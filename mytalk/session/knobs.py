@@ -29,9 +29,9 @@ def check_knobs(config: SessionConfig, spec: EngineSpec) -> None:
 class Knobs:
     """A session's settings as they stand, and what overload takes away from them.
 
-    asked: the settings as asked for. hop_factor: pushed utterances that begin later make motion for so many
-    times more frames at once, if the engine can; live ones have no time for it. picture_every: one picture
-    of so many frames is made. fewest_steps: of those that the engine has.
+    asked: the settings as asked for. hop_factor: motion is made for so many times more frames at once, if the
+    engine can: of pushed utterances that begin later, and of live ones once their delay has room for it.
+    picture_every: one picture of so many frames is made. fewest_steps: of those that the engine has.
     """
 
     asked: SessionConfig
@@ -49,7 +49,7 @@ class Knobs:
     @property
     def live(self) -> SessionConfig:
         """Settings of live utterances."""
-        return self.asked.for_live
+        return self.asked.for_live.with_hop(self.hop_factor, self.spec.tokens)
 
     @property
     def pushed(self) -> SessionConfig:
@@ -66,8 +66,8 @@ class Knobs:
         return replace(self, asked=self.asked.turned(hop, lookahead, steps))
 
     def as_dict(self) -> dict[str, int]:
-        """What holds for live speech, whose delay it is."""
-        live = self.live
+        """What was asked for live speech, whose delay it is."""
+        live = self.asked.for_live
         return {
             "hop": live.hop_frames,
             "lookahead": live.lookahead_frames,

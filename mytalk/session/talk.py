@@ -154,6 +154,7 @@ class TalkSession:
         self._knobs = replace(
             self._knobs, hop_factor=hop_factor, picture_every=picture_every, fewest_steps=fewest_steps
         )
+        self._queue.economise(self._knobs.live)
 
     @property
     def _config(self) -> SessionConfig:

@@ -3,8 +3,8 @@
 Sound never waits and is never touched. In this order, each level with those before it:
 
     0 full               every session as it was asked for
-    1 larger hop         pushed speech: motion is made for twice as many frames at once, less work for each
-                         (a live microphone's delay has no room for that)
+    1 larger hop         motion is made for twice as many frames at once, less work for each: of speech pushed
+                         from now on, and of a live microphone once its delay has grown for it (0.5 % slower)
     2 fewer steps        motion takes the fewest diffusion steps that the weights have
     3 repeated pictures  every second picture is made and shown twice: 12.5 pictures a second, evenly
 
