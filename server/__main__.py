@@ -228,6 +228,7 @@ async def _serve(
         loopback=config.is_loopback,
         vanish_after_s=config.vanish_after_s,
     )
+    rtc_setup.expect_lost_peers(asyncio.get_running_loop())
     server = Server(config, cast, "" if process is None else prefix_of(process))
     try:
         if await _before(stop, server.startup(listener, tls)):

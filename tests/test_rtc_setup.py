@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import gc
+import logging
+from collections.abc import Coroutine, Iterator
 
 import aioice.ice
 import aiortc.clock
@@ -79,3 +82,30 @@ async def test_the_receiver_of_this_aiortc_hands_its_packets_over() -> None:
             take_packets(receiver, taken.append)
     finally:
         await connection.close()
+
+
+async def test_a_task_that_aiortc_forgot_may_lose_its_peer_and_every_other_failure_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails(error: Exception) -> None:
+        raise error
+
+    async def forgotten(coroutine: Coroutine[object, object, None]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+
+    loop = asyncio.get_running_loop()
+    rtc_setup.expect_lost_peers(loop)
+    peer = RTCPeerConnection()
+    peer.createDataChannel("control")
+    sctp = peer.sctp
+    assert sctp is not None
+    with caplog.at_level(logging.ERROR, "asyncio"):
+        await forgotten(sctp.transport._send_data(b"chunk"))  # never connected: DTLS refuses
+        assert caplog.records == []
+        await forgotten(fails(ConnectionError("ours")))
+        await forgotten(fails(ValueError("theirs")))
+    assert [record.exc_info[1].args[0] for record in caplog.records if record.exc_info] == ["ours", "theirs"]
+    await peer.close()

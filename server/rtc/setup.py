@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import aioice.ice
+import aiortc
 import aiortc.clock
 import aiortc.codecs.h264
 import aiortc.codecs.vpx
@@ -16,6 +21,8 @@ from aiortc.rtp import RtpPacket
 from server.compute.cpu import SENDING
 from server.rtc.video_encoder import encoder_for
 
+logger = logging.getLogger(__name__)
+AIORTC = Path(aiortc.__file__).parent
 _interface_addresses = aioice.ice.get_host_addresses
 LOOPBACK = "127.0.0.1"
 NTP_EPOCH_S = 2_208_988_800  # from 1900 to 1970
@@ -40,6 +47,24 @@ def set_up(*, video_bits_per_s: int, loopback: bool, vanish_after_s: float) -> N
     # an unanswered check takes half a second to be noticed, on top of the pause between two checks
     aioice.ice.CONSENT_INTERVAL = max(0.1, vanish_after_s / CONSENT_CHECKS - 0.5)
     aioice.ice.get_host_addresses = _addresses_with_loopback if loopback else _addresses
+
+
+def expect_lost_peers(loop: asyncio.AbstractEventLoop) -> None:
+    """Let tasks that aiortc starts and forgets fail to send in silence; everything else is told as before.
+
+    When a peer is gone, a timer of its data channel may still start such a task, whose ``ConnectionError``
+    would be logged as an error, with a trace, for each of them.
+    """
+    loop.set_exception_handler(_tell_unless_aiortc_lost_a_peer)
+
+
+def _tell_unless_aiortc_lost_a_peer(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    task, error = context.get("future"), context.get("exception")
+    code = getattr(task.get_coro(), "cr_code", None) if isinstance(task, asyncio.Task) else None
+    if isinstance(error, ConnectionError) and code is not None and AIORTC in Path(code.co_filename).parents:
+        logger.debug("a peer is gone: %s", error)
+    else:
+        loop.default_exception_handler(context)
 
 
 def _ntp_time() -> int:
