@@ -10,7 +10,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
 pytest.importorskip("lightning_fabric", reason="lightning-fabric is not installed (make test installs it)")
 
-from safetensors.torch import save_file  # noqa: E402
 
 from mytalk.errors import BadInput  # noqa: E402
 from mytalk.landmarks.layout import load_layout  # noqa: E402
@@ -23,7 +22,6 @@ from training.appearance import (  # noqa: E402
     AppearanceTask,
     mouth_patches,
     sized,
-    start_from,
 )
 from training.appearance_data import WINDOW, AppearanceBatches, AppearanceDraw  # noqa: E402
 from training.data import list_clips  # noqa: E402
@@ -143,27 +141,6 @@ def test_detail_that_is_painted_wins_nothing(clips):
     missed = painting.rewarded.sum()
     assert all(g is None for g in torch.autograd.grad(missed, paints, allow_unused=True, retain_graph=True))
     assert all(g is not None for g in torch.autograd.grad(painting.pictures.sum(), paints))
-
-
-def test_a_run_can_begin_with_weights_that_fit_and_says_when_none_do(clips, tmp_path):
-    ours, other = (task_of(clips).networks[0].trained for _ in range(2))
-    with torch.no_grad():
-        for weight in ours.parameters():
-            weight.add_(1.0)
-    some = {n: v.contiguous() for n, v in ours.state_dict().items() if not n.startswith("fusion")}
-    some["landmark_encoder.layers.1.0.weight"] = torch.zeros(3)
-    save_file(some, tmp_path / "a.safetensors")
-    before = {n: v.clone() for n, v in other.state_dict().items()}
-    start_from(tmp_path / "a.safetensors", other)
-    for name, value in other.state_dict().items():
-        kept = name.startswith("fusion") or name == "landmark_encoder.layers.1.0.weight"
-        assert torch.equal(value, (before if kept else ours.state_dict())[name]), name
-    save_file({"unknown": torch.zeros(1)}, tmp_path / "b.safetensors")
-    with pytest.raises(BadInput, match="none of its weights fit"):
-        start_from(tmp_path / "b.safetensors", other)
-    (tmp_path / "c.safetensors").write_bytes(b"damage")
-    with pytest.raises(BadInput, match="cannot be read"):
-        start_from(tmp_path / "c.safetensors", other)
 
 
 def test_what_lies_between_open_lips_weighs_more(clips):

@@ -21,7 +21,6 @@ from tests.small_wav2vec2 import save_small  # noqa: E402
 from tests.test_companions import made_up_landmarks  # noqa: E402
 from training import appearance, calibration, evaluate, identity, motion, prepare  # noqa: E402
 from training.data import is_validation, list_clips  # noqa: E402
-from training.motion_data import change_voice  # noqa: E402
 from training.settings import load_settings  # noqa: E402
 
 FIXTURE = Path(__file__).parent / "data" / "talking_face.mp4"
@@ -171,12 +170,3 @@ def test_unknown_settings_missing_data_and_damaged_checkpoints_are_refused(tmp_p
     (tmp_path / "last.pt").write_bytes(b"half a checkpoint")
     with pytest.raises(BadInput, match="cannot be read"):
         load_checkpoint(tmp_path / "last.pt")
-
-
-def test_a_changed_voice_keeps_its_timing():
-    log_mel = np.full((40, 80), -10.0, np.float32)
-    log_mel[20:] = -4.0
-    random = np.random.default_rng(0)
-    for _ in range(20):
-        loudness = change_voice(log_mel, random).mean(axis=1)
-        assert loudness[20:].min() > loudness[:20].max() - 1e-3

@@ -10,14 +10,11 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mytalk.errors import BadInput
@@ -25,16 +22,15 @@ from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import CROP
 from mytalk.models.appearance import AppearanceConfig, AppearanceModel
 from mytalk.models.autoencoder import REFERENCE_COUNTS, AutoencoderConfig, ResnetBlock
-from mytalk.models.checkpoint import load_checkpoint
 from mytalk.models.paper_appearance import PaperAppearance
 from mytalk.models.sizes import ModelSize, build_appearance, build_discriminator, load_size
 from mytalk.render.compose import hidden_mask
 from mytalk.types import U8
 from training.appearance_data import WHOLE, WINDOW, AppearanceBatch, AppearanceBatches, AppearanceDraw
-from training.checkpoints import data_id
+from training.checkpoints import data_id, start_from
 from training.data import Clip, is_validation, list_clips
 from training.journal import Journal
-from training.launch import launch, run_parser, tell, with_arguments
+from training.launch import add_weights_argument, launch, run_parser, tell, with_arguments
 from training.settings import Runner, load_settings
 from training.task import Described, Losses, Modules, Network
 from training.texture import texture_loss
@@ -267,31 +263,13 @@ def build(args: argparse.Namespace) -> AppearanceTask:
     return task
 
 
-def start_from(path: Path, model: nn.Module) -> None:
-    """Begin with a bundle's or a run's weights, where names and shapes fit; ``BadInput`` if none do."""
-    if path.suffix == ".safetensors":
-        try:
-            given = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise BadInput(f"{path}: cannot be read ({error})") from error
-    else:
-        given = load_checkpoint(path)["average"]
-    own = model.state_dict()
-    fitting = {n: v.float() for n, v in given.items() if n in own and own[n].shape == v.shape}
-    if not fitting:
-        raise BadInput(f"{path}: none of its weights fit this size")
-    model.load_state_dict(fitting, strict=False)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = run_parser(__doc__, AppearanceRun)
     parser.add_argument(
         "--references", help=f"what the lip encoder sees (Table 7): {', '.join(REFERENCE_COUNTS)}"
     )
-    parser.add_argument(
-        "--weights", type=Path, help="begin a new run with these weights (.safetensors, or a run's last.pt)"
-    )
+    add_weights_argument(parser)
     return launch(parser, argv, build)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -73,3 +75,19 @@ def read_checkpoint(path: Path, kind: str, config: str | None = None) -> dict[st
     if config is not None and saved["config"] != config:
         raise BadInput(f"{path} holds a model of another size or design: give another --out")
     return saved
+
+
+def start_from(path: Path, model: nn.Module) -> None:
+    """Begin with a bundle's or a run's weights, where names and shapes fit; ``BadInput`` if none do."""
+    if path.suffix == ".safetensors":
+        try:
+            given = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise BadInput(f"{path}: cannot be read ({error})") from error
+    else:
+        given = load_checkpoint(path)["average"]
+    own = model.state_dict()
+    fitting = {n: v.float() for n, v in given.items() if n in own and own[n].shape == v.shape}
+    if not fitting:
+        raise BadInput(f"{path}: none of its weights fit this size")
+    model.load_state_dict(fitting, strict=False)

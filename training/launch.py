@@ -40,6 +40,13 @@ def run_parser(description: str | None, kind: type) -> argparse.ArgumentParser:
     return parser
 
 
+def add_weights_argument(parser: argparse.ArgumentParser) -> None:
+    """``--weights``, of the trainers that can begin with somebody's."""
+    parser.add_argument(
+        "--weights", type=Path, help="begin a new run with these weights (.safetensors, or a run's last.pt)"
+    )
+
+
 def with_arguments(runner: Runner, args: argparse.Namespace) -> Runner:
     """A run's settings with the command line's ``--steps`` and ``--seed`` in the place of the file's."""
     given = {name: value for name in ("steps", "seed") if (value := getattr(args, name)) is not None}

@@ -26,10 +26,10 @@ from mytalk.models.motion import MotionModel
 from mytalk.models.motion_config import CONDITIONS
 from mytalk.models.sizes import ModelSize, load_size
 from mytalk.types import F32, U8
-from training.checkpoints import LAST, data_id, read_checkpoint
+from training.checkpoints import LAST, data_id, read_checkpoint, start_from
 from training.identity import load_identity, make_extractor
 from training.journal import Journal
-from training.launch import launch, run_parser, tell, with_arguments
+from training.launch import add_weights_argument, launch, run_parser, tell, with_arguments
 from training.motion_data import MotionBatch, MotionBatches, MotionClip, MotionDraw, load_for_training
 from training.motion_loss import (
     NOISINGS,
@@ -175,6 +175,9 @@ def build(args: argparse.Namespace) -> MotionTask:
         )
     torch.manual_seed(run.runner.seed)
     task = MotionTask(run, loaded, size, identity)
+    if args.weights is not None:
+        # With the code of principal components that they were trained in.
+        start_from(args.weights, task.networks[0].trained)
     tell(f"clips are drawn from {task.batches.draws.told()}")
     return task
 
@@ -187,6 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         "--identity-condition", help=f"how identity comes in (Table 5): {', '.join(CONDITIONS)}"
     )
     parser.add_argument("--identity-loss", type=float, help="weight of the identity loss (paper Table 6)")
+    add_weights_argument(parser)
     return launch(parser, argv, build)
 
 

@@ -21,7 +21,11 @@ from mytalk.models.motion_config import AUDIO_PER_FRAME, MEL_PER_AUDIO_FRAME, Mo
 from mytalk.models.sizes import ModelSize
 from mytalk.types import F32
 from training.data import HELD_OUT_TAIL, Clip, is_validation, list_clips
+from training.non_speech import made_up
 from training.sources import SourceDraw
+from training.voices import NEPER_PER_DB, change_voice, mixed
+
+SOUND_S, SOUND_SEED = 12.0, 5  # how long a made-up sound is; which ones they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,10 @@ class MotionDraw:
     batch, frames: sequences of one batch and process, and their length. stitch: join clips of one person to
     full length, with silences; otherwise a sequence is one clip, cut or padded to ``frames`` (paper: 250).
     sources, other_sources: how often each source is drawn (``training.sources``); empty: every clip alike.
-    change_voice: another room and vocal tract for every sequence.
+    change_voice: another room, telephone and vocal tract for every sequence.
+    pause_share: sequences with a silence in them, empty_share: sequences in which nobody speaks at all.
+    sounds: how many noises and pieces of music are made up (``training.non_speech``), to be heard in half of
+    these silences, and under the speech of sound_share of the other sequences.
     """
 
     batch: int = 12
@@ -87,6 +94,18 @@ class MotionDraw:
     sources: dict[str, float] = field(default_factory=dict)
     other_sources: float = 1.0
     change_voice: bool = True
+    pause_share: float = 0.5
+    empty_share: float = 0.0
+    sounds: int = 0
+    sound_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse shares that are none, and sounds that nobody made."""
+        for name in ("pause_share", "empty_share", "sound_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadInput(f"data.{name} must be between 0 and 1, not {getattr(self, name)}")
+        if self.sound_share and not self.sounds:
+            raise BadInput("data.sound_share needs sounds: set data.sounds to how many, such as 200")
 
 
 def _fitted(features: F32, count: int, quiet: float) -> F32:
@@ -148,26 +167,6 @@ def load_for_training(data: Path, size: ModelSize) -> list[MotionClip]:
     ]
 
 
-def change_voice(log_mel: F32, random: np.random.Generator) -> F32:
-    """Another room, microphone and vocal tract: gain, tilt, mel-axis stretch, noise floor; timing stays."""
-    bands = np.arange(log_mel.shape[1], dtype=np.float32)
-    out = log_mel
-    if random.random() < 0.7:
-        stretch = random.uniform(0.86, 1.16)
-        source = np.clip(bands * stretch, 0, len(bands) - 1)
-        low = np.floor(source).astype(int)
-        high, share = np.minimum(low + 1, len(bands) - 1), (source - low).astype(np.float32)
-        out = out[:, low] * (1 - share) + out[:, high] * share
-    tilt = random.uniform(-1.2, 1.2) * (bands / len(bands) - 0.5)
-    wave = random.uniform(0, 0.5) * np.sin(bands * random.uniform(0.05, 0.3) + random.uniform(0, 6.3))
-    out = out + (random.uniform(-2.5, 1.0) + tilt + wave)
-    if random.random() < 0.6:
-        floor = random.uniform(-11.0, -5.0) + random.uniform(-1.0, 1.0) * (bands / len(bands) - 0.5)
-        noise = floor + 0.35 * random.standard_normal(out.shape)
-        out = np.logaddexp(out, noise)
-    return np.maximum(out, SILENCE).astype(np.float32)
-
-
 class MotionBatches:
     """Draws batches of sequences; all randomness comes from the argument of ``draw``."""
 
@@ -176,25 +175,47 @@ class MotionBatches:
         self.hears_mel = config.speech == "log_mel"
         self.rate = MEL_FRAMES_PER_FRAME if self.hears_mel else AUDIO_PER_FRAME
         self.draws = SourceDraw(clips, settings.sources, settings.other_sources)
+        self.sounds = made_up(settings.sounds, SOUND_S, SOUND_SEED) if self.hears_mel else ()
         self.by_identity: dict[str, list[MotionClip]] = defaultdict(list)
         for clip in clips:
             self.by_identity[clip.clip.identity].append(clip)
 
-    def _with_pause(self, moved: F32, log_mel: F32, random: np.random.Generator) -> None:
-        """Overwrite a stretch with silence and a closed mouth, eased in and out over 4 frames (in place)."""
-        longest = max(4, min(60, len(moved) // 2))
-        length = int(random.integers(min(15, longest - 1), longest))
-        start = int(random.integers(0, len(moved) - length))
+    def _with_pause(self, moved: F32, log_mel: F32, length: int, random: np.random.Generator) -> None:
+        """Overwrite ``length`` frames with silence and a closed mouth, eased in and out (in place)."""
+        start = int(random.integers(0, len(moved) - length + 1))
         stop, step = start + length, MEL_FRAMES_PER_FRAME
+        heard = slice(start * step, stop * step)
         room = random.uniform(SILENCE, -8.0)
         quiet = room + 0.4 * random.standard_normal((length * step, log_mel.shape[1]))
-        log_mel[start * step : stop * step] = np.maximum(quiet, SILENCE)
-        # The mouth closes just after the sound stops and opens just before it starts again.
-        weight = np.zeros(len(moved), np.float32)
-        weight[start:stop] = 1
+        if self.sounds and random.random() < 0.5:
+            quiet = mixed(quiet, self._sound(length * step, random))
+        log_mel[heard] = np.maximum(quiet, SILENCE)
+        # The mouth closes just after the sound stops and opens just before it starts again, in 4 frames.
         ramp = np.minimum(1, np.arange(1, length + 1) / 4)
-        weight[start:stop] = np.minimum(ramp, ramp[::-1])
-        moved *= (1 - weight)[:, None]
+        weight = np.minimum(ramp if start else 1, ramp[::-1] if stop < len(moved) else 1)
+        moved[start:stop] *= 1 - np.broadcast_to(weight, length)[:, None]
+
+    def _pause(self, frames: int, random: np.random.Generator) -> int:
+        """Frames of a sequence in which nobody speaks; 0: of most none."""
+        kind = random.random()
+        if kind < self.settings.empty_share:
+            return frames
+        if kind >= self.settings.empty_share + (1 - self.settings.empty_share) * self.settings.pause_share:
+            return 0
+        longest = max(4, min(60, frames // 2))
+        return int(random.integers(min(15, longest - 1), longest))
+
+    def _sound(self, length: int, random: np.random.Generator) -> F32:
+        """``length`` log-mel frames of one of the sounds."""
+        sound = self.sounds[random.integers(len(self.sounds))]
+        return np.take(sound, np.arange(length) + random.integers(len(sound)), axis=0, mode="wrap")
+
+    def _over_sound(self, log_mel: F32, random: np.random.Generator) -> F32:
+        """Speech with one of the sounds under it, 0 to 30 dB below."""
+        sound = self._sound(len(log_mel), random)
+        speech_level, sound_level = (0.5 * np.log(np.exp(2 * x).mean()) for x in (log_mel, sound))
+        below = NEPER_PER_DB * random.uniform(0, 30)
+        return mixed(log_mel, (sound + (speech_level - sound_level - below)).astype(np.float32))
 
     def _stitched(self, clip: MotionClip, random: np.random.Generator) -> tuple[F32, F32, F32]:
         """displacement, upper, log-mel of one person's clips, joined until they are long enough."""
@@ -219,10 +240,13 @@ class MotionBatches:
         moved, upper = moved[start:stop].copy(), upper[start:stop]
         features = features[start * rate : stop * rate].copy()
         # Pauses and other voices are made in the log-mel; in learned features nobody knows how.
-        if stitch and self.hears_mel and random.random() < 0.5:
-            self._with_pause(moved, features, random)
+        pause = self._pause(len(moved), random) if stitch and self.hears_mel else 0
+        if pause:
+            self._with_pause(moved, features, pause, random)
         if self.settings.change_voice and self.hears_mel:
             features = change_voice(features, random)
+        if self.hears_mel and pause < len(moved) and random.random() < self.settings.sound_share:
+            features = self._over_sound(features, random)
         short = frames - len(moved)
         return (
             np.pad(moved, ((0, short), (0, 0))),

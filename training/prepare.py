@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("videos", type=Path, help="folder that is searched for videos with sound")
     p.add_argument("--out", type=Path, required=True, help="where clips, lists and the report go")
-    p.add_argument("--include", nargs="*", default=[""], help="only names that start with one of these")
+    p.add_argument("--include", nargs="*", action="extend", help="only names that start with one of these")
     p.add_argument("--person", help="regular expression over a video's path: its first group is who is seen")
     p.add_argument(
         "--face", choices=["only", "largest"], default="only", help="which of several faces (default: reject)"
@@ -182,7 +182,7 @@ def _run(args: argparse.Namespace) -> None:
         raise BadInput(f"--probe {probe}: no weights there; give a bundle, or 'loudness'")
     config = PrepareConfig(args.every, round(25 * args.part_seconds), args.face, probe, args.layout)
     write_speech = _speech_writer(args)
-    videos = find_videos(args.videos, args.person, args.include)
+    videos = find_videos(args.videos, args.person, args.include or [""])
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -20,15 +20,21 @@ FLOOR = 1e-5  # amplitude floor of the magnitude spectrum, about -100 dBFS
 SILENCE = float(np.log(FLOOR))  # log-mel of digital silence
 
 
-@cache
-def _mel_filters() -> F32:
-    """Triangular mel filters, float32 [257, 80], 60 Hz to 7.6 kHz, each summing to 1."""
+def band_edges_hz() -> npt.NDArray[np.float64]:
+    """Band b rises from edge b to edge b + 1 and falls to edge b + 2: float64 [82], 60 Hz to 7.6 kHz."""
 
     def to_mel(hz: float) -> float:
         return 2595.0 * float(np.log10(1.0 + hz / 700.0))
 
     edges_mel = np.linspace(to_mel(60.0), to_mel(7600.0), MELS + 2)
-    edges_hz = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
+    edges_hz: npt.NDArray[np.float64] = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
+    return edges_hz
+
+
+@cache
+def _mel_filters() -> F32:
+    """Triangular mel filters, float32 [257, 80], each summing to 1."""
+    edges_hz = band_edges_hz()
     bins_hz = np.arange(FFT // 2 + 1) * (ANALYSIS_RATE / FFT)
     low, mid, high = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
     rising = (bins_hz[:, None] - low) / (mid - low)
