@@ -21,7 +21,8 @@ class SessionConfig:
     live_slack_s: backlog above it from which quiet pieces of live speech are dropped, and after a second
         without any, pitch periods cut out.
     live_backlog_s: backlog from which live speech is dropped even where it is loud.
-    quiet_peak: largest absolute sample (0..1) of a 10 ms piece that counts as quiet.
+    quiet_peak: largest absolute sample (0..1) that counts as quiet.
+    steady_peak: so does a steady noise, such as a fan's, up to this peak (0..1); 0 = none does.
     rest_after_frames: after so much quiet a closed mouth rests: the idle face is shown, and nothing is
         computed until something is heard; 0 = never.
     rest_opening: a mouth is closed when no landmark is further from the rest face (inter-ocular distance 1).
@@ -49,6 +50,7 @@ class SessionConfig:
     live_slack_s: float = 0.06
     live_backlog_s: float = 1.0
     quiet_peak: float = 0.01
+    steady_peak: float = 0.15
     rest_after_frames: int = 10
     rest_opening: float = 0.03
     pushed_start_s: float = 0.03
@@ -119,6 +121,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "live_slack_s": (0.02, 5.0),
     "live_backlog_s": (0.5, 30.0),
     "quiet_peak": (0.0, 1.0),
+    "steady_peak": (0.0, 1.0),
     "rest_after_frames": (0, 1000),
     "rest_opening": (0.0, 1.0),
     "pushed_start_s": (0.0, 5.0),

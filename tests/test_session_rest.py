@@ -148,3 +148,36 @@ def test_resting_does_not_depend_on_how_the_speech_was_cut(gaps: list[float], cu
     assert [s.picture is None for s in whole.slices] == [s.picture is None for s in split.slices]
     pairs = zip(whole.frames, split.frames, strict=True)
     assert all(np.array_equal(a.displacement, b.displacement) for a, b in pairs)
+
+
+def fan(seconds: float, rate_hz: int, size: float = 1000.0) -> I16:
+    """A noise well above what counts as quiet."""
+    noise: I16 = (size * np.random.default_rng(5).standard_normal(round(seconds * rate_hz))).astype(np.int16)
+    return noise
+
+
+def test_a_steady_noise_counts_as_quiet_and_a_voice_in_it_does_not() -> None:
+    hush = Hush(CONFIG)
+    hush.hear(fan(2.0, 16_000))
+    assert hush.frames < 0.1, "for two seconds nobody can know"
+    hush.hear(fan(1.0, 16_000))
+    assert hush.frames >= 25
+    hush.hear(fan(0.4, 16_000) + voice(0.4, 16_000))
+    assert hush.frames < 5
+    for config in (SessionConfig(steady_peak=0.0), SessionConfig(steady_peak=0.05)):
+        unsure = Hush(config)
+        for _ in range(10):
+            unsure.hear(fan(1.0, 16_000))
+        assert unsure.frames < 5, "it is louder than that"
+
+
+def test_a_face_rests_beside_a_fan_and_wakes_with_a_voice() -> None:
+    pump = make_pump(SessionConfig(rest_opening=0.5))  # the fake engine's mouth opens to any sound
+    noise = fan(8.0, 48_000)
+    noise[5 * 48_000 : 6 * 48_000] += voice(1.0)
+    talk(pump, noise, live=False)
+    resting = [s.picture is None for s in pump.slices if s.speech_sample is not None]
+    assert not any(resting[4:50])
+    assert all(resting[65:122])
+    assert not any(resting[128:148])
+    assert all(resting[165:])

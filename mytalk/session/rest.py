@@ -1,4 +1,4 @@
-"""When a face may rest while its microphone is open: silence needs no inference once the mouth is closed."""
+"""When a face may rest while its microphone is open: shut lips need no inference until somebody speaks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mytalk.audio.steady import SteadyLevel
 from mytalk.clock import ANALYSIS_SAMPLES_PER_FRAME
 from mytalk.config import SessionConfig
 from mytalk.types import F32, I16
+
+ABOVE_STEADY = 1.6  # peaks of a steady noise differ by less (4 dB); a voice stands out by more
 
 
 def closing_weights(frames: int) -> list[float]:
@@ -17,19 +20,25 @@ def closing_weights(frames: int) -> list[float]:
 
 
 class Hush:
-    """How long it has been quiet, by the 16 kHz samples that were heard so far; silence is before them."""
+    """How long it has been quiet, by the 16 kHz samples that were heard so far; silence is before them.
+
+    Quiet is what stays below ``quiet_peak``, or hardly rises above a noise that has gone on for two seconds.
+    """
 
     def __init__(self, config: SessionConfig) -> None:
-        self._limit = round(config.quiet_peak * 32768)
+        self._quiet, self._most = round(config.quiet_peak * 32768), round(config.steady_peak * 32768)
+        self._steady = SteadyLevel()
         self._heard = 0
         self._loud = -config.rest_after_frames * ANALYSIS_SAMPLES_PER_FRAME  # end of the last loud sample
 
     def hear(self, samples: I16) -> None:
         """Take the next samples, int16 [n]."""
-        loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > self._limit)
+        limit = max(self._quiet, min(self._most, round(ABOVE_STEADY * self._steady.peak)))
+        loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > limit)
         if len(loud):
             self._loud = self._heard + int(loud[-1]) + 1
         self._heard += len(samples)
+        self._steady.hear(samples)
 
     def skip_to(self, sample: int) -> None:
         """Samples up to this index will not be heard; they count as loud (overload only)."""
