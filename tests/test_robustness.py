@@ -15,6 +15,8 @@ from mytalk.clock import PLAYOUT_SAMPLES_PER_FRAME
 from mytalk.engines import default_bundle, load_engine
 from tests.fakes import voice
 
+SPEECH = ROOT / "tests" / "data" / "silence_then_speech.wav"
+
 
 @pytest.fixture(scope="module")
 def mouth():
@@ -30,7 +32,7 @@ def test_silence_leaves_the_idle_face(mouth):
 
 
 def test_speech_opens_the_mouth_in_time_and_a_late_sound_is_found(mouth):
-    seen = mouth.says(voice(4.0))
+    seen = mouth.says(sounds.speech_file(SPEECH, 6.0)[2 * sounds.RATE_HZ :])
     assert len(seen.sound) == PLAYOUT_SAMPLES_PER_FRAME * len(seen.displacement)
     found = figures(mouth, seen, speech=True)
     assert found.wide_pct > found.mean_pct > 0
