@@ -153,7 +153,8 @@ def look_at(server: ServerProcess, calls: int) -> Look:
     deadline_s = time.monotonic() + QUIET_S
     while (figures := metrics_of(server.url))["mytalk_sessions"] and time.monotonic() < deadline_s:
         time.sleep(0.2)
-    time.sleep(1.0)  # what ends by itself after a session: sockets of the last requests, timers
+    # What ends by itself after a session: sockets of the last requests, timers; freed memory is given back.
+    time.sleep(2.5)
     figures, process = metrics_of(server.url), process_figures(server.pid)
     if figures["mytalk_sessions"]:
         raise ServerFailed(f"{figures['mytalk_sessions']:.0f} sessions are left after {QUIET_S:.0f} s")

@@ -32,6 +32,7 @@ from server.compute.worker import Worker
 from server.config import TOKEN_VARIABLE, ConfigError, ServerConfig, parse
 from server.many.processes import ProcessFailed, Supervisor, take_orders
 from server.many.routing import prefix_of
+from server.memory import give_back
 from server.metrics import Metrics
 from server.rtc import setup as rtc_setup
 from server.rtc.idle_reel import IdleReel
@@ -149,6 +150,7 @@ class Server:
             admission,
             time.monotonic,
             preparing=lambda: bool(self._actors.preparing),
+            tidy=give_back,
         )
         self._sessions = Sessions(
             config, self._actors, self._worker, self._metrics, time.monotonic, self._overseer, id_prefix

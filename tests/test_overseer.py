@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -31,13 +32,13 @@ class Guest:
 class Hours:
     """A worker's counters and metrics that pass as told."""
 
-    def __init__(self, lanes: int = 2) -> None:
+    def __init__(self, lanes: int = 2, tidy: Callable[[], None] = lambda: None) -> None:
         self.busy_s = self.cpu_s = self.process_s = 0.0
         self.preparing = False
         self.metrics, self.clock, self.lanes = Metrics(), FakeClock(), lanes
         worker: Any = self
         self.overseer = Overseer(
-            worker, self.metrics, Admission(lanes, 2), self.clock, preparing=lambda: self.preparing
+            worker, self.metrics, Admission(lanes, 2), self.clock, preparing=lambda: self.preparing, tidy=tidy
         )
 
     def second(self, guests: list[Guest], picture_s: float, late: int = 0) -> None:
@@ -109,3 +110,20 @@ async def test_a_busy_server_refuses_the_next_with_retry_after_until_it_is_quiet
         assert refused is not None
         assert refused[0]["error"]["code"] == "machine_busy"
         assert int(refused[1]) >= 1
+
+
+def test_it_tidies_up_once_when_nobody_is_left() -> None:
+    tidied: list[int] = []
+    hours = Hours(tidy=lambda: tidied.append(1))
+    hours.preparing = True
+    hours.second([], picture_s=0.0)
+    assert not tidied
+    hours.preparing = False
+    for _ in range(3):
+        hours.second([], picture_s=0.0)
+    assert len(tidied) == 1
+    for _ in range(3):
+        hours.second([Guest()], picture_s=0.02)
+    assert len(tidied) == 1
+    hours.second([], picture_s=0.0)
+    assert len(tidied) == 2

@@ -1,4 +1,4 @@
-"""Watches load once a second: who still fits (``admission``), and what gives way (``degradation``)."""
+"""Looks at the load once a second: who still fits, what gives way (``degradation``), when to tidy up."""
 
 from __future__ import annotations
 
@@ -40,9 +40,13 @@ class Overseer:
         clock: Callable[[], float],
         *,
         preparing: Callable[[], bool],
+        tidy: Callable[[], None] = lambda: None,
     ) -> None:
-        """preparing: whether actors are being prepared, which is not what sessions cost."""
-        self._preparing = preparing
+        """preparing: whether actors are being prepared, which is not what sessions cost.
+
+        tidy: called once when nobody is left and nothing is being prepared; it may take some 20 ms.
+        """
+        self._preparing, self._tidy, self._tidied = preparing, tidy, False
         self._worker, self._metrics, self._admission, self._clock = worker, metrics, admission, clock
         self._costs = Costs()
         self._degradation = Degradation()
@@ -93,6 +97,12 @@ class Overseer:
             self._metrics.degradation.set(self._degradation.index)
             for guest in guests:
                 guest.degrade(level)
+        self._tidy_up(busy=bool(guests) or self._preparing())
+
+    def _tidy_up(self, busy: bool) -> None:
+        if not busy and not self._tidied:
+            self._tidy()
+        self._tidied = not busy
 
     def refusal(self, guests: Collection[Guest], being_built: int) -> str | None:
         """One line on why nobody else is let in; None when one more fits. being_built: count as talking."""
