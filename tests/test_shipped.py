@@ -32,7 +32,10 @@ def test_every_bundled_actor_loads_and_fits_the_bundled_weights() -> None:
 
 def test_what_ships_is_small_and_says_what_it_is() -> None:
     shipped = [
-        path for folder in ("weights", "actors") for path in (ROOT / folder).rglob("*") if path.is_file()
+        path
+        for folder in ("weights", "actors", "docs/gallery")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file()
     ]
     assert sum(path.stat().st_size for path in shipped) <= MAX_BYTES
     card = (default_bundle() / "MODEL_CARD.md").read_text()
