@@ -42,8 +42,7 @@ MAX_EVENTS = 256  # undrained events beyond it: the oldest are dropped and count
 class TalkSession:
     """One actor who idles, and speaks what comes in; see the module docstring for the order of calls.
 
-    Not thread-safe. ``now`` is monotonic seconds, never less than in the call before. Slot k leaves at
-    construction time + k · 40 ms.
+    Not thread-safe. ``now``: monotonic seconds, never falling. Slot k leaves at construction + k · 40 ms.
     """
 
     def __init__(
