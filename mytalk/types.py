@@ -62,6 +62,18 @@ class NewFrames:
 
 
 @dataclass(frozen=True, slots=True)
+class Provisional:
+    """What a hop thought of the frame behind it, at ``position``, before it had heard all of its speech.
+
+    coefficients: float32 [C]. displacement: float32 [Kc, 3], the same from the rest face.
+    """
+
+    position: int
+    coefficients: F32
+    displacement: F32
+
+
+@dataclass(frozen=True, slots=True)
 class MotionState:
     """What the motion model remembers of the frames already shown; explicit, never mutated.
 
@@ -71,6 +83,7 @@ class MotionState:
     known: how many of the W places are filled (0..W).
     new: the frames known last, which are in none of these yet; None: there are none.
     heard: the speech encoder's part; None where nothing was heard yet, and for encoders without memory.
+    ahead: the first provisional frame of the last hop; None without lookahead.
     """
 
     keys: F32
@@ -79,6 +92,7 @@ class MotionState:
     known: int
     new: NewFrames | None = None
     heard: HeardState | None = None
+    ahead: Provisional | None = None
 
 
 @dataclass(frozen=True, slots=True)

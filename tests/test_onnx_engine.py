@@ -156,6 +156,38 @@ def test_hop_and_lookahead_may_change_from_job_to_job(engine):
         assert not state.keys[:, :, state.known :].any()
 
 
+def test_a_hop_begins_with_a_part_of_what_the_one_before_thought_of_its_first_frame(engine):
+    before = engine.motion([job(engine)])[0].state
+    now = job(engine, seed=1, state=before, position=2)
+    alone = replace(now, state=replace(before, ahead=None))
+    carried, plain = engine.motion([now, alone])
+    mixed = 0.8 * plain.displacement[0] + 0.2 * before.ahead.displacement
+    np.testing.assert_allclose(carried.displacement[0], mixed, atol=1e-6)
+    np.testing.assert_array_equal(carried.displacement[1:], plain.displacement[1:])
+    kept = 0.8 * plain.state.new.coefficients[0] + 0.2 * before.ahead.coefficients
+    np.testing.assert_allclose(carried.state.new.coefficients[0], kept, atol=1e-5)
+
+
+def test_nothing_is_carried_over_a_gap_or_without_lookahead(engine):
+    before = engine.motion([job(engine)])[0].state
+    elsewhere = job(engine, seed=1, state=before, position=3)
+    spec = engine.spec
+    shown = job(
+        engine,
+        seed=1,
+        state=before,
+        position=2,
+        known=np.zeros((2, spec.compact, 3), np.float32),
+        known_upper=np.zeros((2, spec.upper), np.float32),
+        known_log_mel=np.full((spec.mel_frames, 80), -6, np.float32),
+    )
+    for now in (elsewhere, shown):
+        other = replace(now, state=replace(before, ahead=None))
+        carried, plain = engine.motion([now, other])
+        np.testing.assert_array_equal(carried.displacement, plain.displacement)
+    assert engine.motion([job(engine, tokens=2)])[0].state.ahead is None
+
+
 def test_memory_is_bounded_however_long_the_speech(engine):
     state = engine.initial_state()
     for first in range(0, 260, 2):

@@ -17,12 +17,15 @@ from mytalk.engines.engine import EngineSpec
 from mytalk.engines.lockstep import Computation, run_in_lockstep
 from mytalk.errors import EngineFailed
 from mytalk.motion import left_mel_frames
-from mytalk.types import F32, U8, HeardState, MotionJob, MotionResult, MotionState, NewFrames
+from mytalk.types import F32, U8, HeardState, MotionJob, MotionResult, MotionState, NewFrames, Provisional
 
 Arrays = dict[str, npt.NDArray[Any]]
 # Of the log-mel speech encoder (``models/motion.py``): 50 Hz frames in a frame, log-mel frames that its first
 # convolution hears before a frame, and a log-mel value that counts for nothing.
 AUDIO_PER_FRAME, STEM_TAIL, QUIET = 2, 2, -6.0
+# How much of a hop's first frame is what the hop before thought of it: hops are sampled apart, and without it
+# the step from one to the next is larger than those within (docs/benchmarks.md has the figures).
+CARRIED = np.float32(0.2)
 
 
 class GraphRunner(Protocol):
@@ -81,6 +84,20 @@ def _joined(one: NewFrames | None, other: NewFrames) -> NewFrames:
         return other
     parts = [(getattr(one, f.name), getattr(other, f.name)) for f in fields(NewFrames)]
     return NewFrames(*(np.concatenate(both) for both in parts))
+
+
+def _carried_on(job: MotionJob, moved: F32, made: F32) -> tuple[F32, F32]:
+    """Displacements [T, Kc, 3] and coefficients [T, C] whose first frame leans on the hop before, if it told.
+
+    An utterance that goes on from given frames has no such hop.
+    """
+    ahead = job.state.ahead
+    if ahead is None or ahead.position != job.position or job.known is not None:
+        return moved, made
+    moved, made = moved.copy(), made.copy()
+    moved[0] += CARRIED * (ahead.displacement - moved[0])
+    made[0] += CARRIED * (ahead.coefficients - made[0])
+    return moved, made
 
 
 def _initial_hearing(sizes: Hearing, left: int, position: int) -> HeardState:
@@ -160,9 +177,10 @@ class GraphEngine:
             state = _remember(state, (left[0][0], left[1][0], left[2][0]), first)
         hop, blank = job.hop, np.zeros((job.hop, spec.compact * 3), np.float32)
         none = np.zeros(hop, np.float32)
-        new = NewFrames(made[0, :hop], blank, none, speech[:hop], job.upper[:hop])
-        displacement = sampled[0, :hop].reshape(hop, spec.compact, 3)
-        return MotionResult(displacement, replace(state, new=new, heard=heard))
+        moved, made = _carried_on(job, sampled[0].reshape(-1, spec.compact, 3), made[0])
+        new = NewFrames(made[:hop], blank, none, speech[:hop], job.upper[:hop])
+        ahead = Provisional(job.position + hop, made[hop], moved[hop]) if job.tokens > hop else None
+        return MotionResult(moved[:hop], replace(state, new=new, heard=heard, ahead=ahead))
 
     def _inputs(self, job: MotionJob, before: NewFrames | None, speech: F32) -> dict[str, Any]:
         """What the motion graph takes: the frames known last, or one that stands for none, and the tokens."""
