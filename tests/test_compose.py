@@ -7,7 +7,17 @@ import pytest
 from PIL import Image
 
 from mytalk.errors import BadInput
-from mytalk.render.compose import crop, hidden_mask, overlay, paste, paste_box, paste_mask, patch, side_weight
+from mytalk.render.compose import (
+    CRISPNESS,
+    crop,
+    hidden_mask,
+    overlay,
+    paste,
+    paste_box,
+    paste_mask,
+    patch,
+    side_weight,
+)
 from mytalk.video.planar import planar, planes_of
 
 
@@ -92,16 +102,44 @@ def test_the_paste_box_holds_all_that_paste_looks_at() -> None:
     assert inside.any(axis=2).mean() < 0.5
 
 
-def test_paste_is_one_resampling_of_the_crop_with_its_weight() -> None:
+def sharpened(face: np.ndarray) -> np.ndarray:
+    """Unsharp masking by a Gaussian of one pixel, three pixels wide; the outermost pixels stay."""
+    across = np.exp([-0.5, 0, -0.5])
+    weights = np.outer(across, across) / across.sum() ** 2
+    padded = np.pad(face.astype(float), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    blurred = sum(weights[i, j] * padded[i : i + 256, j : j + 256] for i in range(3) for j in range(3))
+    out = np.clip(np.round(face + CRISPNESS * (face - blurred)), 0, 255).astype(np.uint8)
+    edge = np.ones((256, 256), bool)
+    edge[1:-1, 1:-1] = False
+    out[edge] = face[edge]
+    return out
+
+
+def test_edges_of_what_is_pasted_get_contrast_back_and_even_areas_stay_as_they_are() -> None:
+    face = np.full((256, 256, 3), 80, np.uint8)
+    face[170:] = 120
+    frame, place = np.full((256, 256, 3), 80, np.uint8), matrix(1, 0, 0, 0)
+    column = paste(frame, face, place)[:, 128, 0].astype(int)
+    assert column[169] < 75
+    assert column[170] > 125
+    assert set(column[140:168]) == {80}
+    assert set(column[172:200]) == {120}
+    where = patch((256, 256), place)
+    assert where is not None
+    luma = planes_of(overlay(planar(frame), face, where))[0][:, 128].astype(int)
+    assert luma[170] - luma[169] > luma[180] - luma[160] + 8
+
+
+def test_paste_is_one_resampling_of_the_sharpened_crop_with_its_weight() -> None:
     """What it does, written plainly: the quick form in use gives the same bytes."""
     rng = np.random.default_rng(2)
     frame = rng.integers(0, 255, (300, 280, 3), np.uint8)
-    face = rng.integers(0, 255, (256, 256, 3), np.uint8)
+    face = rng.integers(90, 160, (256, 256, 3), np.uint8)
     place = matrix(0.9, 0.2, 30.3, 10.7)
     for strength in (1.0, 0.4):
         weight = paste_mask() if strength == 1 else (paste_mask() * strength).astype(np.uint8)
         back = np.linalg.inv(np.vstack([place.astype(np.float64), (0, 0, 1)]))
-        layer = Image.fromarray(np.dstack([face, weight])).transform(
+        layer = Image.fromarray(np.dstack([sharpened(face), weight])).transform(
             (280, 300), Image.Transform.AFFINE, tuple(back[:2].ravel()), Image.Resampling.BILINEAR
         )
         whole = Image.fromarray(frame)

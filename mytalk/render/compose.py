@@ -38,6 +38,9 @@ TURN_FROM_DEG, TURN_FULL_DEG = 12.0, 22.0  # between them the mask draws back to
 EDGE_ROW_PX = 8  # crop pixels: rows in which the edge of a turned face is looked for
 EDGE_PX = 3.0  # crop pixels over which the mask ends there, on either side
 PART_MARGIN_PX = 4  # around the crop, for interpolation
+# A rendered crop loses contrast at edges, in the decoder and in the way to the frame's pixels: unsharp masking
+# by a Gaussian of one pixel gives a part of it back (what it costs and brings: docs/models.md).
+CRISPNESS = 0.7
 
 
 @cache
@@ -78,6 +81,16 @@ def paste_box() -> tuple[slice, slice]:
         slice(max(0, int(rows.min()) - margin), int(rows.max()) + 1 + margin),
         slice(max(0, int(columns.min()) - margin), int(columns.max()) + 1 + margin),
     )
+
+
+@cache
+def _crisper() -> ImageFilter.Kernel:
+    """Unsharp masking of crop pixels: 3 × 3, of sum 1."""
+    across = np.exp(-0.5 * np.arange(-1, 2) ** 2)
+    blurred = np.outer(across, across) / across.sum() ** 2
+    kernel = -CRISPNESS * blurred
+    kernel[1, 1] += 1 + CRISPNESS
+    return ImageFilter.Kernel((3, 3), kernel.ravel().tolist(), scale=1)
 
 
 def _check_picture(picture: U8, name: str) -> None:
@@ -169,7 +182,7 @@ def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0, side: F32
     if box is None:
         return out
     left, top, right, bottom = box
-    layer = Image.fromarray(rendered)
+    layer = Image.fromarray(rendered).filter(_crisper())
     layer.putalpha(_side_mask(_paste_weight(strength), side))
     layer = _warped(layer, (right - left, bottom - top), _back(matrix, (left, top)))
     region = Image.fromarray(np.ascontiguousarray(out[top:bottom, left:right]))
@@ -228,7 +241,9 @@ def overlay(picture: U8, rendered: U8, place: Patch) -> U8:
     for index, (plane, source) in enumerate(zip(planes_of(out), made, strict=True)):
         step, back, weight = (2, halved, place.chroma) if index else (1, place.back, place.luma)
         target = plane[top // step : bottom // step, left // step : right // step]
-        layer = _warped(Image.fromarray(source), (target.shape[1], target.shape[0]), back)
+        image = Image.fromarray(source)
+        image = image if index else image.filter(_crisper())
+        layer = _warped(image, (target.shape[1], target.shape[0]), back)
         target[:] = _mixed(target, np.asarray(layer, np.uint8), weight)
     return out
 
