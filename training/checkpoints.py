@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -77,15 +77,20 @@ def read_checkpoint(path: Path, kind: str, config: str | None = None) -> dict[st
     return saved
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Weights by name of a safetensors file, or the averages of a run's checkpoint; else ``BadInput``."""
+    if path.suffix != ".safetensors":
+        averaged: dict[str, Tensor] = load_checkpoint(path)["average"]
+        return averaged
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path}: cannot be read ({error})") from error
+
+
 def start_from(path: Path, model: nn.Module) -> None:
     """Begin with a bundle's or a run's weights, where names and shapes fit; ``BadInput`` if none do."""
-    if path.suffix == ".safetensors":
-        try:
-            given = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise BadInput(f"{path}: cannot be read ({error})") from error
-    else:
-        given = load_checkpoint(path)["average"]
+    given = read_weights(path)
     own = model.state_dict()
     fitting = {n: v.float() for n, v in given.items() if n in own and own[n].shape == v.shape}
     if not fitting:

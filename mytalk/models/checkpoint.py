@@ -14,6 +14,11 @@ from mytalk.errors import BadInput, MyTalkError
 
 
 def save_checkpoint(path: Path, step: int, config: Any, parts: dict[str, Any]) -> None:
+    """Write a checkpoint that describes itself: see ``write_checkpoint``."""
+    write_checkpoint(path, {"step": step, "config": json.dumps(asdict(config)), **parts})
+
+
+def write_checkpoint(path: Path, saved: dict[str, Any]) -> None:
     """Write a checkpoint through a temporary file, so that a kill leaves the last good one intact.
 
     Raises ``MyTalkError`` if it cannot be written (a full disk); what lay at ``path`` is intact then.
@@ -21,7 +26,7 @@ def save_checkpoint(path: Path, step: int, config: Any, parts: dict[str, Any]) -
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": step, "config": json.dumps(asdict(config)), **parts}, temporary)
+        torch.save(saved, temporary)
         # Without this a power cut can leave the new name on a file whose bytes were never written.
         with temporary.open("rb") as written:
             os.fsync(written.fileno())

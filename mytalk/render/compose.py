@@ -38,9 +38,9 @@ TURN_FROM_DEG, TURN_FULL_DEG = 12.0, 22.0  # between them the mask draws back to
 EDGE_ROW_PX = 8  # crop pixels: rows in which the edge of a turned face is looked for
 EDGE_PX = 3.0  # crop pixels over which the mask ends there, on either side
 PART_MARGIN_PX = 4  # around the crop, for interpolation
-# A rendered crop loses contrast at edges, in the decoder and in the way to the frame's pixels: unsharp masking
-# by a Gaussian of one pixel gives a part of it back (what it costs and brings: docs/models.md).
-CRISPNESS = 0.7
+# A rendered crop loses contrast at edges, in the decoder and on the way to the frame's pixels: unsharp
+# masking by a Gaussian of one pixel gives a part of it back (what it costs and brings: docs/models.md).
+CRISPNESS = 0.85
 
 
 @cache
