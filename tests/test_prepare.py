@@ -66,6 +66,7 @@ def test_two_files_of_one_name_are_both_found(tmp_path):
 def prepared(tmp_path_factory):
     root, out = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("prepared")
     remade(root / "lab" / "late" / "x.mp4", 25, late_ms=120, times=2)
+    remade(root / "lab" / "straight" / "x.mp4", 25, times=2)
     remade(root / "lab" / "thirty.mp4", 30)
     remade(root / "lab" / "mute.mp4", 25, silent=True)
     (root / "lab" / "broken.mov").write_text("not a video")
@@ -85,6 +86,7 @@ def test_rejections_are_named_and_the_rest_is_kept(prepared):
     codes = {row["name"]: row["rejected"] for row in report["clips"]}
     assert codes == {
         "lab__late__x": None,
+        "lab__straight__x": None,
         "lab__thirty": None,
         "lab__mute": "no_speech",
         "lab__broken": "unreadable",
@@ -92,12 +94,12 @@ def test_rejections_are_named_and_the_rest_is_kept(prepared):
     }
     assert report["rejected"] == {"no_speech": 1, "unreadable": 1, "no_face": 1}
     assert (out / "report.png").stat().st_size > 1000
-    assert [c.name for c in list_clips(out)] == ["lab__late__x", "lab__thirty"]
+    assert [c.name for c in list_clips(out)] == ["lab__late__x", "lab__straight__x", "lab__thirty"]
     assert not list((out / "staged").iterdir())
 
 
 def test_other_rates_become_25_frames_a_second(prepared):
-    arrays = list_clips(prepared[1])[1].arrays()
+    arrays = next(c for c in list_clips(prepared[1]) if c.name == "lab__thirty").arrays()
     assert len(arrays["points"]) == 50
     assert arrays["log_mel"].shape == (200, 80)
 
@@ -105,11 +107,11 @@ def test_other_rates_become_25_frames_a_second(prepared):
 def test_a_late_sound_is_measured_and_moved(prepared):
     _, out = prepared
     report = json.loads((out / "report.json").read_text())
-    late, straight = (
-        next(r for r in report["clips"] if r["name"] == n) for n in ("lab__late__x", "lab__thirty")
-    )
-    assert late["offset_ms"] == pytest.approx(120, abs=20)
-    assert straight["offset_ms"] is None  # two seconds alone do not tell
+    offsets = {r["name"]: r["offset_ms"] for r in report["clips"]}
+    # The fixture's own sound is some 20 ms late for the motion model.
+    assert offsets["lab__straight__x"] == pytest.approx(20, abs=15)
+    assert offsets["lab__late__x"] - offsets["lab__straight__x"] == pytest.approx(120, abs=10)
+    assert offsets["lab__thirty"] is None  # two seconds alone do not tell
     moved = list_clips(out)[0].arrays()
     rows = round(float(moved["av_offset_ms"]) / 10)
     np.testing.assert_array_equal(moved["log_mel"][:-rows], moved["log_mel_heard"][rows:])
@@ -119,14 +121,14 @@ def test_other_limits_reject_and_take_back_without_preparing_again(prepared):
     root, out = prepared
     stamp = (out / "clips" / "lab__late__x.crops.npy").stat().st_mtime_ns
     assert main([str(root), "--out", str(out), "--workers", "1", "--max-offset-ms", "60"]) == 0
-    assert [c.name for c in list_clips(out)] == ["lab__thirty"]
+    assert [c.name for c in list_clips(out)] == ["lab__straight__x", "lab__thirty"]
     late = next(
         r for r in json.loads((out / "report.json").read_text())["clips"] if r["name"] == "lab__late__x"
     )
     assert late["rejected"] == "av_offset"
     assert late["reason"].endswith("ms late, beyond 60 ms")
     assert main([str(root), "--out", str(out), "--workers", "1"]) == 0
-    assert len(list_clips(out)) == 2
+    assert len(list_clips(out)) == 3
     assert (out / "clips" / "lab__late__x.crops.npy").stat().st_mtime_ns == stamp
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from mytalk.audio.speech import SILENCE
+from mytalk.audio.speech import SILENCE, LogMelState, log_mel
 from mytalk.engines import default_bundle, load_engine
 from mytalk.landmarks.layout import load_layout
+from mytalk.video.media import read_speech
+from training.offsets import loudness
 from training.silence import silence_figures
 from training.streamed import Stream, opening, predicted_opening, stream_motion
+
+SPEECH = Path(__file__).parent / "data" / "silence_then_speech.wav"
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +49,17 @@ def test_opening_is_the_gap_of_the_inner_lips(engine):
 
 
 def test_the_mouth_opens_for_sound_and_stays_shut_in_silence(engine):
-    quiet = np.full((160, 80), SILENCE, np.float32)
-    vowel = quiet.copy()
-    vowel[60:110] = -2.0 - 3 * np.abs(np.arange(80) / 80 - 0.2)
-    spoken, unspoken = predicted_opening(engine, vowel, 40), predicted_opening(engine, quiet, 40)
-    assert spoken[16:27].max() > unspoken.max() + 0.08  # the mean face's own lips are a little apart
+    sound = np.concatenate(list(read_speech(SPEECH, 16_000))).astype(np.float32) / 32768
+    said = log_mel(LogMelState.initial(), sound)[1]
+    frames = len(said) // 4
+    quiet = np.full((4 * frames, 80), SILENCE, np.float32)
+    spoken, unspoken = predicted_opening(engine, said, frames), predicted_opening(engine, quiet, frames)
+    voiced = np.flatnonzero(loudness(said, frames) > -5)
+    assert spoken[voiced].max() > unspoken.max() + 0.08  # the mean face's own lips are a little apart
+    assert np.abs(spoken[: voiced[0] - 6] - unspoken[: voiced[0] - 6]).max() < 0.02
+    hum = quiet.copy()
+    hum[60:110] = -2.0 - 3 * np.abs(np.arange(80) / 80 - 0.2)
+    assert predicted_opening(engine, hum, frames).max() < unspoken.max() + 0.05  # loud, but nobody speaks
     assert np.ptp(unspoken) < 0.01
     figures = silence_figures(engine, load_layout().template, Stream())
     assert abs(figures["opening_pct"]) < 3
