@@ -56,10 +56,21 @@ def test_weights_of_two_networks_are_not_mixed():
             mixed([(one, 0.5), (other, 0.5)])
 
 
+def test_motion_models_of_two_codes_are_not_mixed():
+    one = {"basis": torch.eye(3), "a": torch.ones(2)}
+    same = one | {"basis": torch.eye(3).half()}
+    assert torch.equal(mixed([(one, 0.5), (same, 0.5)])["basis"], torch.eye(3))
+    with pytest.raises(BadInput, match="different codes"):
+        mixed([(one, 0.5), (one | {"basis": torch.eye(3).flip(0)}, 0.5)])
+
+
 def test_what_cannot_be_mixed_is_one_line(run, tmp_path, capsys):
     save_file({"a": torch.ones(2)}, tmp_path / "first.safetensors")
     assert main([f"{tmp_path / 'first.safetensors'}=1", "--out", str(tmp_path / "out")]) == 2
     assert "first part has to be a run's folder" in capsys.readouterr().err
     assert main([f"{run}=0.5", f"{tmp_path / 'none.safetensors'}=0.5", "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    torch.save({"model": 1}, tmp_path / "other.pt")
+    assert main([f"{run}=0.5", f"{tmp_path / 'other.pt'}=0.5", "--out", str(tmp_path / "out")]) == 2
+    assert "no averaged weights" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

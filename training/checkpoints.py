@@ -80,7 +80,10 @@ def read_checkpoint(path: Path, kind: str, config: str | None = None) -> dict[st
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Weights by name of a safetensors file, or the averages of a run's checkpoint; else ``BadInput``."""
     if path.suffix != ".safetensors":
-        averaged: dict[str, Tensor] = load_checkpoint(path)["average"]
+        saved = load_checkpoint(path)
+        if "average" not in saved:
+            raise BadInput(f"{path} is no checkpoint of a run: it has no averaged weights")
+        averaged: dict[str, Tensor] = saved["average"]
         return averaged
     try:
         return dict(load_file(path))

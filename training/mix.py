@@ -14,11 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mytalk.errors import BadInput, MyTalkError
 from mytalk.models.checkpoint import load_checkpoint, write_checkpoint
 from training.checkpoints import LAST, read_weights
+
+# Of a motion model's linear code: the same coefficients mean another mouth in another code.
+CODE = ("basis", "inverse", "scale")
 
 
 def parts_of(texts: Sequence[str]) -> list[tuple[Path, float]]:
@@ -48,6 +52,10 @@ def mixed(parts: Sequence[tuple[dict[str, Tensor], float]]) -> dict[str, Tensor]
         apart = [n for n, v in first.items() if n not in weights or weights[n].shape != v.shape]
         if apart or len(weights) != len(first):
             raise BadInput(f"these are not weights of one network ({apart[0] if apart else 'more of them'})")
+        if any(n in first and not torch.allclose(first[n], weights[n].float(), 1e-2, 1e-3) for n in CODE):
+            raise BadInput(
+                "these motion models work in different codes: they did not begin with the same weights"
+            )
     return {
         name: sum((share * weights[name].float() for weights, share in parts), start=0 * value.float())
         for name, value in first.items()
