@@ -155,3 +155,11 @@ def test_what_lies_between_open_lips_weighs_more(clips):
     x, y = batch.mouths[0].tolist()
     assert abs(float(columns.float().mean()) - x) < 8
     assert abs(float(rows.float().mean()) - y) < 12
+
+
+def test_what_is_hidden_of_a_target_does_not_count(clips):
+    batches = AppearanceBatches(clips, replace(DRAW, occluded_share=1.0), load_layout(), WINDOW)
+    batch = batches.draw(np.random.default_rng(0))
+    plain = AppearanceBatches(clips, DRAW, load_layout(), WINDOW).draw(np.random.default_rng(0))
+    assert (batch.weights == 0).any()
+    assert (plain.weights > 0).all()

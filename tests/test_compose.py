@@ -7,16 +7,17 @@ import pytest
 from PIL import Image
 
 from mytalk.errors import BadInput
+from mytalk.landmarks.layout import load_layout
 from mytalk.render.compose import (
     CRISPNESS,
     crop,
+    face_outline,
     hidden_mask,
     overlay,
     paste,
     paste_box,
     paste_mask,
     patch,
-    side_weight,
 )
 from mytalk.video.planar import planar, planes_of
 
@@ -149,32 +150,42 @@ def test_paste_is_one_resampling_of_the_sharpened_crop_with_its_weight() -> None
         assert np.abs(out.astype(int) - np.asarray(whole)).max() <= 1
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_the_mask_of_a_turned_face_ends_with_the_face(mirrored: bool) -> None:
-    """Far side at column 180: beyond it is the background, and it stays."""
-    rows, columns = np.mgrid[20:220:25j, 40:180:25j]
-    points = np.stack([columns, rows], axis=-1).reshape(-1, 2).astype(np.float32)
-    points = np.concatenate([points, np.full((400, 2), (150, 120), np.float32)])  # most points: eyes and lips
-    if mirrored:
-        points[:, 0] = 256 - points[:, 0]
-    assert side_weight(points, 10.0) is None
-    weight = side_weight(points, 35.0)
-    assert weight is not None
-    weight = weight[:, ::-1] if mirrored else weight
-    assert (weight[:, :175] == 1).all()
-    assert (weight[:, 186:] == 0).all()
-    half = side_weight(points, 17.0)
-    assert half is not None
-    assert half.min() == pytest.approx(0.5)
-    matrix = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
-    frame, face = np.zeros((256, 256, 3), np.uint8), np.full((256, 256, 3), 200, np.uint8)
-    all_of_it = paste(frame, face, matrix)
-    part = paste(frame, face, matrix, side=side_weight(points, 35.0))
-    if mirrored:
-        all_of_it, part = all_of_it[:, ::-1], part[:, ::-1]
-    np.testing.assert_array_equal(part[:, :174], all_of_it[:, :174])
-    assert all_of_it[:, 190:].any()
-    assert not part[:, 190:].any()
+def face(centre: float, half_width: float, chin: float) -> np.ndarray:
+    """Landmarks of a face whose jaw is half an ellipse, from ear to ear at row 90."""
+    layout = load_layout()
+    points = np.full((layout.points, 2), (centre, 100), np.float32)
+    jaw = list(layout.contour("jaw").points)
+    angle = np.linspace(0, np.pi, len(jaw))
+    points[jaw] = np.stack([centre + half_width * np.cos(angle), 90 + (chin - 90) * np.sin(angle)], axis=-1)
+    return points
+
+
+def test_the_mask_ends_with_the_face() -> None:
+    """Hair beside the jaw and the neck below stay as they were filmed, to the last bit."""
+    upright = matrix(1, 0, 0, 0)
+    frame, made = np.zeros((256, 256, 3), np.uint8), np.full((256, 256, 3), 200, np.uint8)
+    outline = face_outline(face(128, 60, 180), load_layout())
+    whole, part = paste(frame, made, upright), paste(frame, made, upright, outlines=[outline])
+    rows, columns = np.mgrid[:256, :256] + 0.5
+    inside = (((columns - 128) / 60) ** 2 + ((rows - 90) / 90) ** 2 < 0.97) | (
+        (rows < 90) & (abs(columns - 128) < 59)
+    )
+    np.testing.assert_array_equal(part[inside], whole[inside])
+    beyond = (((columns - 128) / 68) ** 2 + ((rows - 90) / 98) ** 2 > 1.03) & (rows > 90)
+    assert whole[beyond].any()
+    assert not part[beyond].any()
+
+
+def test_a_dropped_jaw_takes_the_mask_along() -> None:
+    upright, layout = matrix(1, 0, 0, 0), load_layout()
+    frame, made = np.zeros((256, 256, 3), np.uint8), np.full((256, 256, 3), 200, np.uint8)
+    filmed, shown = (face_outline(face(128, 60, chin), layout) for chin in (170, 200))
+    whole, one, both = (
+        paste(frame, made, upright, outlines=which)[:, 128, 0] for which in ((), (filmed,), (filmed, shown))
+    )
+    assert not one[180:].any()
+    np.testing.assert_array_equal(both[:195], whole[:195])
+    assert (paste(frame, made, upright, outlines=(shown, filmed))[:, 128, 0] == both).all()
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -186,24 +197,23 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def test_planes_are_pasted_like_rgb(scale, at):
     """The colours of a face on another ground, at the edges of an odd picture, too."""
     frame = np.ascontiguousarray(picture(481, 643)[:, :, ::-1])
-    face = crop(picture(480, 640), matrix(1.3, 0.1, 60, 20))
+    made = crop(picture(480, 640), matrix(1.3, 0.1, 60, 20))
     place = matrix(scale, 0.1, *at)
-    side = np.ones((256, 256), np.float32)
-    side[:, 150:] = 0.25
-    for weight in (None, side):
-        where = patch((642, 480), place, weight)
-        expected = planar(paste(frame, face, place, side=weight))
+    ends = face_outline(face(128, 60, 180), load_layout())
+    where = patch((642, 480), place)
+    for outlines in ((), (ends,), (ends, ends + 10)):
+        expected = planar(paste(frame, made, place, outlines=outlines))
         if where is None:
             np.testing.assert_array_equal(planar(frame), expected)
             continue
         before = planar(frame)
-        out = overlay(before, face, where)
+        out = overlay(before, made, where, outlines)
         np.testing.assert_array_equal(before, planar(frame))
         left, top, right, bottom = where.box
         for plane, wanted, step in zip(planes_of(out), planes_of(expected), (1, 2, 2), strict=True):
             part = (slice(top // step, bottom // step), slice(left // step, right // step))
-            assert psnr(plane[part], wanted[part]) > 42
-        rows, columns = np.nonzero(where.luma == 0)
+            assert psnr(plane[part], wanted[part]) > (39 if outlines else 42)  # ends are drawn coarsely
+        rows, columns = np.nonzero(where.weights(outlines)[0] == 0)
         same = planes_of(before)[0][top:bottom, left:right]
         np.testing.assert_array_equal(
             planes_of(out)[0][top:bottom, left:right][rows, columns], same[rows, columns]
@@ -221,6 +231,6 @@ def test_where_all_of_the_crop_shows_it_is_all_that_shows() -> None:
     assert place is not None
     out = overlay(frame, np.full((256, 256, 3), 200, np.uint8), place)
     left, top, right, bottom = place.box
-    full, grey = place.luma == 255, planar(np.full((2, 2, 3), 200, np.uint8))[0, 0]
+    full, grey = place.weights(())[0] == 255, planar(np.full((2, 2, 3), 200, np.uint8))[0, 0]
     assert full.mean() > 0.3
     assert (planes_of(out)[0][top:bottom, left:right][full] == grey).all()

@@ -161,3 +161,34 @@ def test_recomputed_activations_give_the_same_gradients(clips, noising, how):
     assert (plain, again) == (SMALL.layers, 2 * SMALL.layers)
     for one, other in zip(plain_gradients, again_gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_kept_run_is_held_to_what_it_began_with_wherever_somebody_speaks(clips):
+    loss = MotionLoss(keep_weight=2.0)
+    task = objective(clips, loss, replace(SMALL, dropout=0.0))
+    task.keep()
+    batch, plan = batch_of(clips), draw_plan(loss, SMALL.tokens, 1, 0)
+    assert (batch.displacement.abs().amax(-1) > 0).all()
+    torch.manual_seed(1)
+    parts = task(batch, plan)
+    assert float(parts["kept"]) == pytest.approx(0, abs=1e-9), "nothing has been learned yet"
+    with torch.no_grad():
+        for weight in task.model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    torch.manual_seed(1)
+    parts = task(batch, plan)
+    assert parts["kept"] > 0
+    rest = parts["x0"] + parts["velocity"] + parts["identity"]
+    assert float(parts["total"] - rest) == pytest.approx(2 * float(parts["kept"]), rel=1e-4)
+    parts["total"].backward()
+    assert all(p.grad is None for p in task.teacher.parameters()), "the teacher is frozen"
+    resting = batch._replace(displacement=torch.zeros_like(batch.displacement))
+    assert float(task(resting, plan)["kept"]) == 0, "of a rest the teacher knows nothing"
+
+
+def test_what_a_run_is_held_to_stays_frozen_in_training(clips):
+    task = objective(clips, MotionLoss(keep_weight=1.0))
+    task.keep()
+    task.train()
+    assert task.model.training
+    assert not task.teacher.training

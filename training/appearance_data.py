@@ -22,6 +22,7 @@ from mytalk.render.compose import hidden_mask
 from mytalk.types import F32
 from training.data import HELD_OUT_TAIL, Clip, crop_points
 from training.looks import Looks, look
+from training.occluders import occluded
 from training.sources import SourceDraw
 
 REFERENCE_RANKS = ((0.0, 0.2), (0.6, 0.85), (0.9, 1.0))  # closed, half open, open: ranks by mouth opening
@@ -53,8 +54,9 @@ class AppearanceDraw:
     posed_references_share: share of references picked by mouth opening, as for an actor; the rest at random.
     landmark_shift_px, landmark_noise_px: how unsure landmarks are, of a whole face and of each point.
     crop_jitter_px: most that a picture lies off its crop, across and down. flip: mirror half. looks: what the
-    camera did. outside_weight, mouth_weight, inside_weight: of the L1 outside the mask, and beyond 1 around
-    and between the lips.
+    camera did. occluded_share: of pictures that something is held in front of (``training.occluders``); what
+    it hides of a target does not count. outside_weight, mouth_weight, inside_weight: of the L1 outside the
+    mask, and beyond 1 around and between the lips.
     """
 
     clips: int = 3
@@ -69,6 +71,7 @@ class AppearanceDraw:
     crop_jitter_px: int = 4
     flip: bool = True
     looks: Looks = field(default_factory=Looks)
+    occluded_share: float = 0.0
     outside_weight: float = 0.1
     mouth_weight: float = 4.0
     inside_weight: float = 4.0
@@ -190,7 +193,8 @@ class AppearanceBatches:
         if self.needs_flow:
             flows = np.stack([reference_flows(p, given, self.layout) for p in wanted])
         mouths = wanted[:, self.lip_centre].mean(axis=1)
-        weight = self._weight(mouths, wanted)
+        pictures, seen = occluded(pictures, self.settings.occluded_share, random)
+        weight = self._weight(mouths, wanted) * seen[REFERENCES:, None]
         mouths -= (box.left, box.top)
         if self.settings.flip and clip.source != "actors" and random.random() < 0.5:
             pictures, drawn, weight, flows = (x[..., ::-1] for x in (pictures, drawn, weight, flows))

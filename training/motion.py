@@ -97,8 +97,8 @@ class MotionTask:
         model = MotionModel(config)
         weights = point_weights(self.layout, config.coordinates)
         energy = fit_code(model, [clip.displacement for clip in clips], weights)
-        objective = MotionObjective(run.loss, model, self.extractor, self.layout, energy)
-        self.networks = (Network("model", objective, model, (ConformerBlock,)),)
+        self.objective = MotionObjective(run.loss, model, self.extractor, self.layout, energy)
+        self.networks = (Network("model", self.objective, model, (ConformerBlock,)),)
 
     def draw(self, random: np.random.Generator) -> MotionBatch:
         """One batch of sequences."""
@@ -178,6 +178,10 @@ def build(args: argparse.Namespace) -> MotionTask:
     if args.weights is not None:
         # With the code of principal components that they were trained in.
         start_from(args.weights, task.networks[0].trained)
+    if run.loss.keep_weight > 0:
+        if args.weights is None:
+            raise BadInput("loss.keep_weight holds a run to weights that it began with: --weights FILE")
+        task.objective.keep()
     tell(f"clips are drawn from {task.batches.draws.told()}")
     return task
 

@@ -8,6 +8,7 @@ clean one) and ``whole`` (the paper's: one level, bidirectional attention).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,8 @@ class MotionLoss:
     known_disturbance: most noise on known frames, so that a disturbed past does no harm.
     self_generated_share: share of batches whose known frames the model made itself, after
     ``self_generated_from`` steps, with ``self_generated_steps`` sampling steps a block.
+    keep_weight: of the distance from what the weights that the run began with say, wherever somebody speaks;
+    0: none. A run that shall learn something new (to rest beside music) then keeps the lips that it has.
     """
 
     noising: str = "levels"
@@ -54,6 +57,7 @@ class MotionLoss:
     self_generated_share: float = 0.0
     self_generated_from: int = 0
     self_generated_steps: int = 2
+    keep_weight: float = 0.0
 
 
 def point_weights(layout: Layout, coordinates: int) -> Tensor:
@@ -147,11 +151,18 @@ class MotionObjective(nn.Module):
         self.register_buffer("weights", point_weights(layout, model.config.coordinates), persistent=False)
         compact = torch.from_numpy(layout.compact.astype(np.int64))
         self.register_buffer("compact", compact, persistent=False)
+        self.teacher: MotionModel | None = None
+
+    def keep(self) -> None:
+        """Take the model's weights of now for those that ``keep_weight`` holds it to."""
+        self.teacher = deepcopy(self.model).eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> MotionObjective:
-        """Training mode, but never of the frozen extractor."""
+        """Training mode, but never of what is frozen."""
         super().train(mode)
-        self.identity.eval()
+        for frozen in (self.identity, self.teacher):
+            if frozen is not None:
+                frozen.eval()
         return self
 
     def forward(self, batch: MotionBatch, plan: Plan | None) -> dict[str, Tensor]:
@@ -175,8 +186,13 @@ class MotionObjective(nn.Module):
         if plan.own_past:
             past = self.own_past(batch, speech, embedding, blocks)
         x0 = self.denoise(noised, past, level, speech, batch, embedding, blocks)
+        kept = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                heard = self.hear(batch, self.teacher)
+                kept = self.denoise(noised, past, level, heard, batch, embedding, blocks, self.teacher)
         with self.in_full(device):
-            return self.compare(x0.float(), level, batch)
+            return self.compare(x0.float(), level, batch, None if kept is None else kept.float())
 
     @staticmethod
     def in_full(device: torch.device) -> torch.autocast:
@@ -191,9 +207,10 @@ class MotionObjective(nn.Module):
                 return self.identity(face)
             return self.key(face)
 
-    def hear(self, batch: MotionBatch) -> Tensor:
-        """One speech feature per frame [B, F, audio_dim]."""
-        audio, config = self.model.audio, self.model.config
+    def hear(self, batch: MotionBatch, model: MotionModel | None = None) -> Tensor:
+        """One speech feature per frame [B, F, audio_dim]; of the trained model, or another."""
+        model = model or self.model
+        audio, config = model.audio, model.config
         if not isinstance(audio, FeatureAudioEncoder):
             return audio(batch.features)
         valid = batch.valid.repeat_interleave(AUDIO_PER_FRAME, dim=1)
@@ -214,10 +231,11 @@ class MotionObjective(nn.Module):
         batch: MotionBatch,
         embedding: Tensor,
         blocks: Tensor,
+        model: MotionModel | None = None,
     ) -> Tensor:
         """x0 [B, F, C] of every noised frame; ``past`` [B, F, C] stands where frames are known."""
         rotary = self._rotary(noised.shape[1], noised.device)
-        denoiser, window = self.model.denoiser, self.model.config.window
+        denoiser, window = (model or self.model).denoiser, self.model.config.window
         if self.loss.noising == "whole":
             mask = batch.valid[:, None, None].expand(-1, 1, noised.shape[1], -1)
             given = (noised, level, speech, batch.upper, embedding, rotary, mask)
@@ -256,8 +274,13 @@ class MotionObjective(nn.Module):
         with self.in_full(speech.device):
             return self.model.to_displacement(made)
 
-    def compare(self, x0: Tensor, level: Tensor, batch: MotionBatch) -> dict[str, Tensor]:
-        """x0 and its velocity in landmark space, and the likeness of the faces; padding does not count."""
+    def compare(
+        self, x0: Tensor, level: Tensor, batch: MotionBatch, kept: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """x0 and its velocity in landmark space, and the likeness of the faces; padding does not count.
+
+        kept: what the teacher says [B, F, C].
+        """
         moved = self.model.to_displacement(x0)
         valid = batch.valid[..., None].float()
         counted = torch.where((level == 0)[..., None], 0.05, 1.0) * valid / valid.mean()
@@ -272,6 +295,12 @@ class MotionObjective(nn.Module):
             "identity": self.unlikeness(moved, batch),
         }
         weights = {"x0": 1.0, "velocity": self.loss.velocity_weight, "identity": self.loss.identity_weight}
+        if kept is not None:
+            # A mouth that is exactly at rest is one of the silences that the batches put in.
+            spoken = batch.displacement.abs().amax(-1, keepdim=True) > 0
+            away = (moved - self.model.to_displacement(kept)) * self.weights.sqrt()
+            losses["kept"] = (away.square() * counted * spoken).mean() / self.energy
+            weights["kept"] = self.loss.keep_weight
         # A weight of 0 leaves the term out of the graph: it is only reported.
         total = torch.stack([weights[k] * v for k, v in losses.items() if weights[k] > 0]).sum()
         return {"total": total, "x0_from_noise": first, **losses}

@@ -13,7 +13,7 @@ from mytalk.dubbing.dub import RENDER_BATCH, dub
 from mytalk.engines.engine import Engine
 from mytalk.landmarks.layout import load_layout
 from mytalk.landmarks.normalise import frame_to_crop
-from mytalk.render.compose import crop, paste
+from mytalk.render.compose import crop, face_outline, paste
 from mytalk.render.renderer import decode_landmarks, lip_source
 from mytalk.types import U8
 from mytalk.video.media import read_at_rate
@@ -33,8 +33,9 @@ def true_landmark_pictures(engine: Engine, source: Source, tuning: Tuning | None
         faces = np.stack([crop(picture, source.matrices[i]) for picture, i in zip(batch, index, strict=True)])
         latents = engine.encode_appearance(source.references.pictures, faces)
         made = decode_landmarks(engine, points, latents, lips, layout, tuned)
-        for picture, face, i in zip(batch, made, index, strict=True):
-            yield paste(picture, face, source.matrices[i]) if track.present[i] else picture
+        for picture, face, own, i in zip(batch, made, points, index, strict=True):
+            outlines = [face_outline(own, layout)]
+            yield paste(picture, face, source.matrices[i], outlines=outlines) if track.present[i] else picture
 
 
 def dubbed(

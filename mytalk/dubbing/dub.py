@@ -30,7 +30,7 @@ from mytalk.errors import BadInput
 from mytalk.landmarks.detect import POINTS
 from mytalk.landmarks.layout import Layout, load_layout
 from mytalk.landmarks.normalise import CROP, crop_matrices
-from mytalk.render.compose import crop, face_part, paste, side_weight
+from mytalk.render.compose import crop, face_outline, face_part, paste
 from mytalk.render.renderer import LipSource, check_fit, crop_landmarks, decode_landmarks, lip_source
 from mytalk.types import F32, U8, LipReferences
 from mytalk.video.media import VideoInfo, check_file, probe_video, read_frames, read_speech
@@ -205,10 +205,9 @@ def _batch_rendered(
     tuned = None if source.tuning is None else source.tuning.decoder
     made = decode_landmarks(engine, points, latents, source.lips, layout, tuned)
     filmed = track_crop_landmarks(track, shown[[place for place, _ in todo]], source.matrices)
-    for (place, (box, rgb, inner)), face, seen in zip(todo, made, filmed, strict=True):
-        frame = int(shown[place])
-        side = side_weight(seen, track.poses.turn_deg(frame))
-        pasted = paste(rgb, face, inner, float(source.strength[frame]), side)
+    for (place, (box, rgb, inner)), face, *ends in zip(todo, made, filmed, points, strict=True):
+        outlines = [face_outline(each, layout) for each in ends]
+        pasted = paste(rgb, face, inner, float(source.strength[shown[place]]), outlines)
         out[place] = batch[place].with_rgb(box, rgb, pasted)
     return out
 

@@ -42,10 +42,6 @@ class Poses:
         """Number of frames."""
         return len(self.scale)
 
-    def turn_deg(self, frame: int) -> float:
-        """Angle between a frame's face and the camera, degrees."""
-        return float(np.degrees(np.arccos(np.clip(self.rotation[frame, 2, 2], -1, 1))))
-
     def select(self, index: npt.NDArray[np.intp] | slice) -> Poses:
         """Poses of some frames."""
         return Poses(self.scale[index], self.rotation[index], self.translation[index])

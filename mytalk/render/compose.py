@@ -1,15 +1,17 @@
-"""Face crop, the fixed mask of what speech moves, and pasting a rendered crop back into its frame."""
+"""Face crop, the mask of what speech moves, and pasting a rendered crop back into its frame."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from mytalk.errors import BadInput
+from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import CROP, CROP_CENTRE, CROP_SIDE, Real
 from mytalk.types import F32, U8
 from mytalk.video.picture import Box, Picture
@@ -34,9 +36,10 @@ MASK_OUTLINE = (
     (-0.62, 0.86),
 )
 FEATHER_PX = 5.0  # crop pixels, inside the mask
-TURN_FROM_DEG, TURN_FULL_DEG = 12.0, 22.0  # between them the mask draws back to the edge of the face
-EDGE_ROW_PX = 8  # crop pixels: rows in which the edge of a turned face is looked for
-EDGE_PX = 3.0  # crop pixels over which the mask ends there, on either side
+# Beside and below the face speech moves nothing: there a rendered crop could only get hair, collars and
+# neck wrong. So the mask ends where the face does, and falls to nothing within so many crop pixels of it.
+EDGE_PX = 6.0
+_DOUBLED = [min(255, 2 * value) for value in range(256)]
 PART_MARGIN_PX = 4  # around the crop, for interpolation
 # A rendered crop loses contrast at edges, in the decoder and on the way to the frame's pixels: unsharp
 # masking by a Gaussian of one pixel gives a part of it back (what it costs and brings: docs/models.md).
@@ -147,32 +150,32 @@ def face_part(picture: Picture, matrix: F32) -> tuple[Box, U8, F32] | None:
     return box, picture.rgb(box), inner
 
 
-def side_weight(points: F32, turn_deg: float) -> F32 | None:
-    """What of the mask lies on a turned face and not beside it: 0..1, float32 [256, 256]; None: all of it.
+def face_outline(points: F32, layout: Layout) -> F32:
+    """Where a face ends, as far as the mask reaches: a polygon [n, 2] of landmarks [K, 2], crop pixels.
 
-    points: float32 [K, 2], the frame's own landmarks in crop pixels. turn_deg: angle between face and camera.
-    On the far side the mask ends with the face; what is behind it there, no reference shows.
+    It follows the jaw from ear to ear and goes straight up from there, to above the mask.
     """
-    turned = min(1.0, (turn_deg - TURN_FROM_DEG) / (TURN_FULL_DEG - TURN_FROM_DEG))
-    if turned <= 0:
-        return None
-    middle = float(np.median(points[:, 0]))
-    right = points[:, 0].max() - middle < middle - points[:, 0].min()  # the far side is the narrow one
-    x = points[:, 0] if right else -points[:, 0]
-    rows = np.round(points[:, 1] / EDGE_ROW_PX).astype(int)
-    levels = np.unique(rows)
-    edge = [x[rows == level].max() for level in levels]
-    across = np.arange(CROP) + 0.5
-    far = np.interp(across, levels * EDGE_ROW_PX, edge)[:, None]
-    inside = np.clip((far + EDGE_PX - (across if right else -across)) / (2 * EDGE_PX), 0, 1)
-    return np.asarray(1 - turned * (1 - inside), np.float32)
+    jaw = points[list(layout.contour("jaw").points)]
+    ends = jaw[[-1, 0]].copy()
+    ends[:, 1] = np.minimum(ends[:, 1], 0)
+    return np.concatenate([jaw, ends])
 
 
-def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0, side: F32 | None = None) -> U8:
+def _within(size: tuple[int, int], outlines: Sequence[Real], edge_px: float) -> Image.Image:
+    """255 inside any of the polygons [n, 2], pixels; 0 further than ``edge_px`` outside of all of them."""
+    image = Image.new("L", size)
+    draw = ImageDraw.Draw(image)
+    for outline in outlines:
+        draw.polygon(outline.ravel().tolist(), fill=255)
+    # A box blur is half at an edge and nothing its radius away.
+    return image.filter(ImageFilter.BoxBlur(edge_px)).point(_DOUBLED)
+
+
+def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0, outlines: Sequence[F32] = ()) -> U8:
     """A copy of ``frame`` uint8 [H, W, 3], the rendered crop uint8 [256, 256, 3] blended in under the mask.
 
-    strength: 0..1, how much of the rendered crop shows; side: see ``side_weight``. Pixels outside the
-    mask are the frame's own, exactly.
+    strength: 0..1, how much of the rendered crop shows. outlines: of the faces, filmed and rendered
+    (``face_outline``): the mask ends with them; none: all of it. Pixels outside are the frame's own, exactly.
     """
     _check_picture(frame, "frame")
     _check_picture(rendered, "rendered")
@@ -182,8 +185,13 @@ def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0, side: F32
     if box is None:
         return out
     left, top, right, bottom = box
+    weight = _paste_weight(strength)
+    if outlines:
+        weight = ImageChops.multiply(
+            weight, _within(weight.size, [x.astype(np.float64) for x in outlines], EDGE_PX)
+        )
     layer = Image.fromarray(rendered).filter(_crisper())
-    layer.putalpha(_side_mask(_paste_weight(strength), side))
+    layer.putalpha(weight)
     layer = _warped(layer, (right - left, bottom - top), _back(matrix, (left, top)))
     region = Image.fromarray(np.ascontiguousarray(out[top:bottom, left:right]))
     region.paste(layer.convert("RGB"), (0, 0), layer.getchannel("A"))
@@ -196,39 +204,51 @@ class Patch:
     """Where a rendered crop goes in a planar picture, and how much of it shows; made once per clip frame.
 
     box: even, inside the picture. back: float64 [2, 3], pixel of the box → pixel of the crop's ``paste_box``.
-    luma, chroma: weights uint8 [h, w] and [h/2, w/2] of the box.
+    forth: float64 [2, 3], pixel of the whole crop → pixel of the box. luma, chroma: the mask in the box.
     """
 
     box: Box
     back: Real
-    luma: U8
-    chroma: U8
+    forth: Real
+    luma: Image.Image
+    chroma: Image.Image
 
     @property
     def nbytes(self) -> int:
         """Memory that it takes."""
-        return self.luma.nbytes + self.chroma.nbytes
+        return sum(image.width * image.height for image in (self.luma, self.chroma))
+
+    def weights(self, outlines: Sequence[F32]) -> tuple[U8, U8]:
+        """The mask as far as the faces reach: luma uint8 [h, w] and chroma [h/2, w/2] of the box."""
+        luma, chroma = self.luma, self.chroma
+        if outlines:
+            # An edge this soft needs no more than every other pixel, and is had in a third of the time.
+            half = self.forth / 2
+            placed = [x @ half[:, :2].T + half[:, 2] for x in outlines]
+            inside = _within(chroma.size, placed, EDGE_PX * float(np.hypot(half[0, 0], half[1, 0])))
+            chroma = ImageChops.multiply(chroma, inside)
+            luma = ImageChops.multiply(luma, inside.resize(luma.size, Image.Resampling.BILINEAR))
+        return np.asarray(luma, np.uint8), np.asarray(chroma, np.uint8)
 
 
-def patch(size: tuple[int, int], matrix: F32, side: F32 | None = None) -> Patch | None:
+def patch(size: tuple[int, int], matrix: F32) -> Patch | None:
     """What ``overlay`` needs for a picture of this even width and height; None: the mask is outside of it.
 
-    matrix, side: as for ``paste``.
+    matrix: as for ``paste``.
     """
     box = _target_box(matrix, size, 2)
     if box is None:
         return None
     left, top, right, bottom = box
-    back = _back(matrix, (left, top))
-    luma = np.asarray(_warped(_side_mask(_paste_weight(1.0), side), (right - left, bottom - top), back))
-    quads = luma.reshape(luma.shape[0] // 2, 2, luma.shape[1] // 2, 2)
-    chroma = (quads.sum(axis=(1, 3), dtype=np.uint16) // 4).astype(np.uint8)
+    back, forth = _back(matrix, (left, top)), matrix.astype(np.float64)
+    forth[:, 2] -= (left, top)
+    luma = _warped(_paste_weight(1.0), (right - left, bottom - top), back)
     rows, columns = paste_box()
     back[:, 2] -= (columns.start, rows.start)
-    return Patch(box, back, luma, chroma)
+    return Patch(box, back, forth, luma, luma.reduce(2))
 
 
-def overlay(picture: U8, rendered: U8, place: Patch) -> U8:
+def overlay(picture: U8, rendered: U8, place: Patch, outlines: Sequence[F32] = ()) -> U8:
     """``paste`` for planar pictures (``video.planar``): a copy with the rendered crop blended in.
 
     rendered: uint8 RGB [256, 256, 3]. Samples without weight are the picture's own, exactly.
@@ -236,10 +256,11 @@ def overlay(picture: U8, rendered: U8, place: Patch) -> U8:
     _check_picture(rendered, "rendered")
     out = picture.copy()
     left, top, right, bottom = place.box
+    luma, chroma = place.weights(outlines)
     made = full_planes(rendered[paste_box()])
     halved = place.back * np.array((2.0, 2.0, 1.0))
     for index, (plane, source) in enumerate(zip(planes_of(out), made, strict=True)):
-        step, back, weight = (2, halved, place.chroma) if index else (1, place.back, place.luma)
+        step, back, weight = (2, halved, chroma) if index else (1, place.back, luma)
         target = plane[top // step : bottom // step, left // step : right // step]
         image = Image.fromarray(source)
         image = image if index else image.filter(_crisper())
@@ -276,10 +297,6 @@ def _back(matrix: F32, corner: tuple[int, int]) -> Real:
 
 def _warped(image: Image.Image, size: tuple[int, int], back: Real) -> Image.Image:
     return image.transform(size, Image.Transform.AFFINE, tuple(back.ravel()), Image.Resampling.BILINEAR)
-
-
-def _side_mask(weight: Image.Image, side: F32 | None) -> Image.Image:
-    return weight if side is None else Image.fromarray((np.asarray(weight) * side).astype(np.uint8))
 
 
 @cache

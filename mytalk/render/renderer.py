@@ -18,7 +18,7 @@ from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import CROP, Poses, frame_to_crop, from_canonical
 from mytalk.landmarks.warp import fine_windows, reference_flows
-from mytalk.render.compose import Patch, crop, overlay, paste_box, patch, side_weight
+from mytalk.render.compose import Patch, crop, face_outline, overlay, paste_box, patch
 from mytalk.render.prepared import PreparedCache
 from mytalk.types import (
     F32,
@@ -165,7 +165,8 @@ class Renderer:
         # The idle pictures replace the source's one by one: outside the mask they are equal, and inside
         # it every picture that is shown is rendered, so that one copy of the clip is enough.
         self._pictures: list[U8] = []
-        self._patches: dict[int, Patch | None] = {}  # by clip frame; where its rendered crop goes
+        # By clip frame: where its rendered crop goes, and where the filmed face ends.
+        self._places: dict[int, tuple[Patch, F32] | None] = {}
         self._count = len(self._sources)
         actor.close()
         self._idle_done = 0
@@ -196,7 +197,8 @@ class Renderer:
         """What pictures, latents, idle faces and the weights of pasting take."""
         # copies: other threads may be adding to them
         arrays = [*self._sources.copy(), *self._pictures, self._latents, self._idle_faces]
-        return sum(each.nbytes for each in [*arrays, *self._patches.copy().values()] if each is not None)
+        places = [place[0] for place in self._places.copy().values() if place is not None]
+        return sum(each.nbytes for each in [*arrays, *places] if each is not None)
 
     def initial_state(self) -> MotionState:
         """Motion memory of a new session."""
@@ -228,7 +230,7 @@ class Renderer:
         face = np.zeros((CROP, CROP, 3), np.uint8)
         for index, part in enumerate(faces):
             face[rows, columns] = part
-            self._pictures[index] = self._pasted(index, face)
+            self._pictures[index] = self._pasted(FrameSpec(index, None), face)
         self._idle_done = len(faces)
 
     def _keep_planes(self, count: int) -> None:
@@ -317,38 +319,45 @@ class Renderer:
         return tuple(self._finish(spec, face) for spec, face in zip(frames, faces, strict=True))
 
     def _draw(self, frames: Sequence[FrameSpec]) -> Drawn:
-        actor, motion = self._actor, self._actor.motion
-        points = [
-            crop_landmarks(
-                motion.rest,
-                motion.canonical[spec.clip_index],
-                spec.displacement,
-                pose=motion.poses.select(slice(spec.clip_index, spec.clip_index + 1)),
-                matrix=actor.matrices[spec.clip_index],
-                layout=actor.layout,
-            )
-            for spec in frames
-        ]
-        return draw(points, self._lips, actor.layout)
+        return draw([self._shown(spec) for spec in frames], self._lips, self._actor.layout)
+
+    def _shown(self, spec: FrameSpec) -> F32:
+        """Landmarks of a frame as they are to be shown, float32 [K, 2], crop pixels."""
+        actor, motion, index = self._actor, self._actor.motion, spec.clip_index
+        return crop_landmarks(
+            motion.rest,
+            motion.canonical[index],
+            spec.displacement,
+            pose=motion.poses.select(slice(index, index + 1)),
+            matrix=actor.matrices[index],
+            layout=actor.layout,
+        )
+
+    def _filmed(self, index: int) -> F32:
+        """Landmarks of a clip frame as it was filmed, float32 [K, 2], crop pixels."""
+        motion, pose = self._actor.motion, self._actor.motion.poses.select(slice(index, index + 1))
+        seen = from_canonical(motion.canonical[index : index + 1], pose)[0, :, :2]
+        return frame_to_crop(seen, self._actor.matrices[index])
 
     def _decode(self, drawn: Drawn, latents: F32) -> U8:
         return self._engine.decode(drawn.images, latents, drawn.references, drawn.flows, self.tuned)
 
-    def _pasted(self, index: int, face: U8) -> U8:
+    def _pasted(self, spec: FrameSpec, face: U8) -> U8:
         """A clip frame with a rendered crop on it."""
-        if index not in self._patches:
-            self._patches[index] = self._patch(index)
-        place = self._patches[index]
-        return self._pictures[index].copy() if place is None else overlay(self._pictures[index], face, place)
-
-    def _patch(self, index: int) -> Patch | None:
-        motion, matrix = self._actor.motion, self._actor.matrices[index]
-        pose = motion.poses.select(slice(index, index + 1))
-        seen = frame_to_crop(from_canonical(motion.canonical[index : index + 1], pose)[0, :, :2], matrix)
-        return patch(size_of(self._pictures[index]), matrix, side_weight(seen, pose.turn_deg(0)))
+        index, layout = spec.clip_index, self._actor.layout
+        if index not in self._places:
+            place = patch(size_of(self._pictures[index]), self._actor.matrices[index])
+            self._places[index] = (
+                None if place is None else (place, face_outline(self._filmed(index), layout))
+            )
+        found = self._places[index]
+        if found is None:
+            return self._pictures[index].copy()
+        place, filmed = found
+        return overlay(self._pictures[index], face, place, (filmed, face_outline(self._shown(spec), layout)))
 
     def _finish(self, spec: FrameSpec, face: U8) -> U8:
-        picture = self._pasted(spec.clip_index, face)
+        picture = self._pasted(spec, face)
         if self._testcard and spec.audio_peak > FLASH_PEAK:
             whiten(picture)
         return picture
@@ -369,6 +378,6 @@ class Renderer:
                 self._idle_faces = np.empty((count, *part.shape), np.uint8)
                 self._unsaved.add(self._idle_kind)
             self._idle_faces[index] = part
-        self._pictures[index] = self._pasted(index, face)
+        self._pictures[index] = self._pasted(FrameSpec(index, None), face)
         self._idle_done += 1
         return True
