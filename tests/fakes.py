@@ -43,6 +43,7 @@ FAKE_SPEC = EngineSpec(
     steps=2,
     step_counts=(1, 2, 4),
     weights_id="fake",
+    appearance_id="fake-faces",
 )
 
 
@@ -93,7 +94,7 @@ class FakeEngine:
         return np.ascontiguousarray(small.transpose(0, 3, 1, 2), dtype=np.float32)
 
     def load_decoder(self, tuned: TunedDecoder) -> None:
-        assert tuned.weights_id == self.spec.weights_id
+        assert tuned.appearance_id == self.spec.appearance_id
         self.decoders_loaded.append(tuned.digest)
 
     def decode(

@@ -152,7 +152,7 @@ def test_who_takes_over_decodes_with_the_same_weights():
     broken, other = Undecoding(), FakeEngine()
     broken.name = "broken"
     lasting = FallbackEngine(broken, [lambda: other])
-    tuned = TunedDecoder(other.spec.weights_id, {"decoder.out.bias": np.ones(4, np.float16)})
+    tuned = TunedDecoder(other.spec.appearance_id, {"decoder.out.bias": np.ones(4, np.float16)})
     lasting.load_decoder(tuned)
     assert broken.decoders_loaded == [tuned.digest]
     inputs = (
@@ -175,7 +175,7 @@ def test_one_persons_weights_find_the_next_engine_when_the_device_is_gone():
     dead, other = Dead(), FakeEngine()
     dead.name = "dead"
     lasting = FallbackEngine(dead, [lambda: other])
-    tuned = TunedDecoder(other.spec.weights_id, {"decoder.out.bias": np.ones(4, np.float16)})
+    tuned = TunedDecoder(other.spec.appearance_id, {"decoder.out.bias": np.ones(4, np.float16)})
     lasting.load_decoder(tuned)
     assert (lasting.name, other.decoders_loaded) == (other.name, [tuned.digest])
 
@@ -191,5 +191,5 @@ def test_weights_that_do_not_fit_cost_nobody_an_engine():
     first = Refuses()
     lasting = FallbackEngine(first, [another])
     with pytest.raises(EngineFailed, match="no weights x"):
-        lasting.load_decoder(TunedDecoder(first.spec.weights_id, {"x": np.ones(4, np.float16)}))
+        lasting.load_decoder(TunedDecoder(first.spec.appearance_id, {"x": np.ones(4, np.float16)}))
     assert lasting._engine is first

@@ -18,7 +18,7 @@ from export.bundle import engines_for, load_exported, prove  # noqa: E402
 from export.parity import LIMITS, Parity, compare, enforce, load_material, refer, stream  # noqa: E402
 from mytalk.actors.tuned import TunedDecoder  # noqa: E402
 from mytalk.engines import load_engine  # noqa: E402
-from mytalk.engines.bundle import has_amx_bf16, read_manifest  # noqa: E402
+from mytalk.engines.bundle import appearance_id, has_amx_bf16, read_manifest  # noqa: E402
 from mytalk.errors import BadInput, EngineFailed, MyTalkError  # noqa: E402
 from mytalk.models.checkpoint import save_checkpoint  # noqa: E402
 from mytalk.render.renderer import decode_landmarks, lip_source  # noqa: E402
@@ -55,7 +55,7 @@ def tuned_decoder(bundle, seed=0):
         for name, tensor in weights.items()
         if name.startswith(("decoder.", "landmark_encoder."))
     }
-    return TunedDecoder(read_manifest(bundle)["spec"]["weights_id"], moved)
+    return TunedDecoder(appearance_id(read_manifest(bundle)), moved)
 
 
 def loaded(name, bundle):
@@ -285,12 +285,12 @@ def test_every_engine_decodes_with_one_persons_weights(name, small_bundle, mater
 def test_weights_that_do_not_belong_to_the_bundle_are_refused(name, small_bundle, material):
     engine, tuned = loaded(name, small_bundle), tuned_decoder(small_bundle)
     elsewhere = TunedDecoder("another", tuned.tensors)
-    with pytest.raises(EngineFailed, match="belongs to the weights another"):
+    with pytest.raises(EngineFailed, match="belongs to the appearance weights another"):
         pictures_with(engine, material, elsewhere)
     name, tensor = next(iter(tuned.tensors.items()))
     for wrong in ({"decoder.nothing.weight": tensor}, {name: tensor[..., :1]}):
         with pytest.raises(EngineFailed):
-            engine.load_decoder(TunedDecoder(engine.spec.weights_id, wrong))
+            engine.load_decoder(TunedDecoder(engine.spec.appearance_id, wrong))
 
 
 def test_an_engine_lets_go_of_weights_that_nobody_holds(small_bundle, material):

@@ -59,8 +59,8 @@ def test_what_it_tells_a_session(actor: Actor) -> None:
     assert renderer.initial_state().known == 0
 
 
-def tuned(actor: Actor, weights_id: str = SPEC.weights_id) -> Actor:
-    own = TunedDecoder(weights_id, {"decoder.out.bias": np.ones(4, np.float16)})
+def tuned(actor: Actor, appearance_id: str = SPEC.appearance_id) -> Actor:
+    own = TunedDecoder(appearance_id, {"decoder.out.bias": np.ones(4, np.float16)})
     add_decoder(actor.folder, own, TuningFigures(1, 20.0, 21.0))
     return load_actor(actor.folder)
 
@@ -87,7 +87,7 @@ def test_an_actor_is_decoded_with_its_own_weights(actor: Actor, tmp_path: Path) 
 def test_weights_for_another_bundle_are_left_out_and_said(actor: Actor) -> None:
     renderer = make(tuned(actor, "another"))
     assert renderer.note is not None
-    assert "tuned for the weights another" in renderer.note
+    assert "tuned for the appearance weights another" in renderer.note
     np.testing.assert_array_equal(
         render(renderer, FrameSpec(1, OPEN)).pictures[0], render(make(actor), FrameSpec(1, OPEN)).pictures[0]
     )

@@ -107,7 +107,7 @@ def test_time_is_shared_out_by_pictures_and_spread_is_used(folders: list[Path]) 
 def test_rows_share_a_call_with_those_of_the_same_weights_alone(folders: list[Path], tmp_path: Path) -> None:
     fake = fitting_engine()
     own = write_small_actor(tmp_path / "own", 4, "own")
-    tuned = TunedDecoder(fake.spec.weights_id, {"decoder.out.bias": np.ones(4, np.float16)})
+    tuned = TunedDecoder(fake.spec.appearance_id, {"decoder.out.bias": np.ones(4, np.float16)})
     add_decoder(own, tuned, TuningFigures(1, 20.0, 21.0))
     artists = renderers(fake, [folders[0], own])
     tasks = [(artists[seed % 2], picture_job(fake, seed, 2)) for seed in range(4)]

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (make test i
 from mytalk.actors.actor import load_actor  # noqa: E402
 from mytalk.actors.tuned import TunedDecoder  # noqa: E402
 from mytalk.engines import load_engine  # noqa: E402
-from mytalk.engines.bundle import read_manifest  # noqa: E402
+from mytalk.engines.bundle import appearance_id, read_manifest  # noqa: E402
 from mytalk.engines.torch import load_modules  # noqa: E402
 from mytalk.errors import BadInput, MyTalkError  # noqa: E402
 from training import tune  # noqa: E402
@@ -59,7 +59,7 @@ def test_a_person_gets_a_better_decoder_that_every_engine_takes(small_bundle, pe
     assert tuned is not None
     assert figures.lip_psnr_after_db > figures.lip_psnr_before_db
     assert 0 < figures.steps <= 6
-    assert tuned.weights_id == read_manifest(small_bundle)["spec"]["weights_id"]
+    assert tuned.appearance_id == appearance_id(read_manifest(small_bundle))
     assert all(name.startswith(PARTS) for name in tuned.tensors)
     assert all(tensor.dtype == np.float16 for tensor in tuned.tensors.values())
     base = load_modules(small_bundle, read_manifest(small_bundle))["decode"].model.state_dict()
@@ -111,7 +111,7 @@ def test_an_engine_that_does_not_hold_is_named(small_bundle, person, monkeypatch
         for name, weights in modules["decode"].model.named_parameters()
         if name.startswith(PARTS)
     }
-    tuned, tail = TunedDecoder(manifest["spec"]["weights_id"], own), Tail(modules["encode"], person)
+    tuned, tail = TunedDecoder(appearance_id(manifest), own), Tail(modules["encode"], person)
     found = prove(small_bundle, tuned, tail)
     assert {"onnx-fp32", "onnx-int8", "torch-bf16"} <= set(found)
     assert found["onnx-fp32"] > 60

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mytalk.actors.tuned import BASE, MOST_BYTES, TunedDecoder, TuningFigures, read_tuned, write_tuned
+from mytalk.engines.bundle import appearance_id
 from mytalk.errors import BadInput
 
 
@@ -23,7 +24,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     tuned = TunedDecoder("abc", some_weights())
     write_tuned(tmp_path / "decoder.npz", tuned)
     read = read_tuned(tmp_path / "decoder.npz")
-    assert (read.weights_id, read.digest) == ("abc", tuned.digest)
+    assert (read.appearance_id, read.digest) == ("abc", tuned.digest)
     assert read.tensors.keys() == tuned.tensors.keys()
     for name, tensor in tuned.tensors.items():
         np.testing.assert_array_equal(read.tensors[name], tensor)
@@ -82,3 +83,12 @@ def test_figures_read_as_a_sentence() -> None:
     assert str(TuningFigures(400, 24.96, 28.04)) == (
         "lips 25.0 → 28.0 dB on the clip's end, which was held back (400 steps)"
     )
+
+
+def test_a_new_motion_model_leaves_tuned_decoders_valid():
+    """Only the appearance weights name what a decoder belongs to."""
+    files = {"appearance.safetensors": "ab" * 32, "motion.safetensors": "cd" * 32}
+    moved = files | {"motion.safetensors": "ef" * 32}
+    assert appearance_id({"files": files}) == appearance_id({"files": moved}) == "ab" * 8
+    with pytest.raises(KeyError):
+        appearance_id({"files": {}})

@@ -27,7 +27,7 @@ from mytalk.actors.follow import FaceChoice
 from mytalk.actors.make import LONGEST_PART_S
 from mytalk.actors.tuned import TunedDecoder, Tuner, Tuning, TuningFigures
 from mytalk.engines import ENGINES, load_engine
-from mytalk.engines.bundle import read_manifest
+from mytalk.engines.bundle import appearance_id, read_manifest
 from mytalk.engines.engine import Engine
 from mytalk.engines.initialisers import FLOAT_DECODER, Graph
 from mytalk.engines.torch import load_modules
@@ -251,7 +251,7 @@ def adapt(
     if after < before + run.least_gain_db:
         return Tuning(None, figures)
     tensors = {name: weights.contiguous().numpy() for name, weights in rounded.items()}
-    tuned = TunedDecoder(manifest["spec"]["weights_id"], tensors)
+    tuned = TunedDecoder(appearance_id(manifest), tensors)
     prove(bundle, tuned, tail)
     return Tuning(tuned, figures)
 

@@ -21,25 +21,27 @@ from mytalk.errors import BadInput
 from mytalk.types import LipReferences
 
 F16 = npt.NDArray[np.float16]
-BASE = "weights_id"  # key of the file that is no weight
+BASE = "weights_id"  # key of the file that is no weight; until 0.4 it held the id of all weights
 NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
 MOST_BYTES, MOST_TENSORS = 64 * 1024 * 1024, 2048  # unpacked; those of size tiny are 2 MB
 
 
 @dataclass(frozen=True, eq=False)
 class TunedDecoder:
-    """Weights float16 by their names in ``AppearanceModel``; weights_id: of the bundle they started from.
+    """Weights float16 by their names in ``AppearanceModel``.
+
+    appearance_id: of the appearance weights they started from (``EngineSpec``); motion may change.
 
     Engines hold what they made of one for as long as the object lives.
     """
 
-    weights_id: str
+    appearance_id: str
     tensors: Mapping[str, F16]
     digest: str = field(init=False)  # hash of the weights, which names what was computed with them
 
     def __post_init__(self) -> None:
         """Hash the weights."""
-        seen = hashlib.sha256(self.weights_id.encode())
+        seen = hashlib.sha256(self.appearance_id.encode())
         for name in sorted(self.tensors):
             seen.update(name.encode())
             seen.update(np.ascontiguousarray(self.tensors[name]).tobytes())
@@ -80,7 +82,7 @@ Tuner = Callable[[LipReferences], Tuning]  # the lip references that the person 
 
 def write_tuned(path: Path, tuned: TunedDecoder) -> None:
     """Write the file; raises ``OSError``."""
-    np.savez(path, **{BASE: np.array(tuned.weights_id)}, **tuned.tensors)
+    np.savez(path, **{BASE: np.array(tuned.appearance_id)}, **tuned.tensors)
 
 
 def read_tuned(path: Path) -> TunedDecoder:

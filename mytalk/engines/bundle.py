@@ -16,6 +16,7 @@ from mytalk.errors import EngineFailed
 INT8_DECODER = "decode_int8.onnx"
 HALF_DECODER = "decode_fp16.onnx"
 MOTION_WEIGHTS = "motion.weights"  # the motion graphs' weights, one copy for all of them (ONNX external data)
+APPEARANCE_WEIGHTS = "appearance.safetensors"
 FORMAT = 3
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -96,10 +97,16 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
     return manifest
 
 
+def appearance_id(manifest: dict[str, Any]) -> str:
+    """Id of a bundle's appearance weights; raises ``KeyError`` if it has none."""
+    return str(manifest["files"][APPEARANCE_WEIGHTS])[:16]
+
+
 def sizes(manifest: dict[str, Any], bundle: Path) -> tuple[EngineSpec, Memory]:
     """Spec and motion memory of a manifest; raises ``EngineFailed`` if something is missing."""
     try:
-        told = {field.name: manifest["spec"][field.name] for field in fields(EngineSpec)}
+        given = manifest["spec"] | {"appearance_id": appearance_id(manifest)}
+        told = {field.name: given[field.name] for field in fields(EngineSpec)}
         spec = EngineSpec(**told | {"step_counts": tuple(sorted(map(int, told["step_counts"])))})
         if spec.steps not in spec.step_counts:
             raise ValueError(f"steps {spec.steps} is none of step_counts")

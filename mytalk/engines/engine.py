@@ -18,7 +18,8 @@ class EngineSpec:
     of a motion call. mel_right: how many of them lie after the last token's end (right context, 10 ms each).
     coefficients: C, noise channels. compact: Kc, generated landmarks. upper: U. identity: E.
     window: W, most known frames. steps: diffusion steps per hop unless a job names another number;
-    step_counts: all that the bundle has, ascending. weights_id: hash of the weights.
+    step_counts: all that the bundle has, ascending. weights_id: hash of all the weights;
+    appearance_id: of the appearance model's alone, which tuned decoders belong to.
     """
 
     tokens: int
@@ -32,6 +33,7 @@ class EngineSpec:
     steps: int
     step_counts: tuple[int, ...]
     weights_id: str
+    appearance_id: str
 
 
 class Engine(Protocol):

@@ -270,9 +270,10 @@ class GraphEngine:
 
     def load_decoder(self, tuned: TunedDecoder) -> None:
         """Make ready to decode with one person's weights."""
-        if tuned.weights_id != self.spec.weights_id:
+        if tuned.appearance_id != self.spec.appearance_id:
             raise EngineFailed(
-                f"the tuned decoder belongs to the weights {tuned.weights_id}, not {self.spec.weights_id}"
+                f"the tuned decoder belongs to the appearance weights {tuned.appearance_id},"
+                f" not {self.spec.appearance_id}"
             )
         self._runner.load_decoder(tuned)
 

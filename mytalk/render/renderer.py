@@ -114,10 +114,10 @@ def fitting_decoder(engine: Engine, actor: Actor) -> tuple[TunedDecoder | None, 
     tuned = actor.tuned
     if tuned is None:
         return None, None
-    if tuned.weights_id != engine.spec.weights_id:
+    if tuned.appearance_id != engine.spec.appearance_id:
         return None, (
-            f"actor {actor.card.name} was tuned for the weights {tuned.weights_id}, and these are"
-            f" {engine.spec.weights_id}: it is shown untuned; run `mytalk actor tune` again"
+            f"actor {actor.card.name} was tuned for the appearance weights {tuned.appearance_id}, and these"
+            f" are {engine.spec.appearance_id}: it is shown untuned; run `mytalk actor tune` again"
         )
     engine.load_decoder(tuned)
     return tuned, None
