@@ -62,7 +62,7 @@ def own_decoder(level: float = 1.0) -> TunedDecoder:
     return TunedDecoder("fake", {"decoder.out.bias": np.full(4, level, np.float16)})
 
 
-FIGURES = TuningFigures(300, 24.5, 28.25)
+FIGURES = TuningFigures(300, 24.5, 28.25, 0.8)
 
 
 def test_a_package_takes_a_decoder_of_its_own_and_another_one(folder: Path) -> None:
@@ -77,6 +77,17 @@ def test_a_package_takes_a_decoder_of_its_own_and_another_one(folder: Path) -> N
         assert actor.card == before.card == read_card(folder)
         assert actor.fingerprint == before.fingerprint, "latents do not depend on the decoder"
     assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == set()
+
+
+def test_actors_that_were_tuned_before_do_not_say_how_wide_they_open(folder: Path) -> None:
+    add_decoder(folder, own_decoder(), FIGURES)
+    card = folder / "actor.toml"
+    told = card.read_text()
+    card.write_text(told.replace("opening = 0.8\n", ""))
+    assert load_actor(folder).figures == TuningFigures(300, 24.5, 28.25, 1.0)
+    card.write_text(told.replace("opening = 0.8", "opening = 9.0"))
+    with pytest.raises(BadInput, match=r"opening must be between 0\.6 and 1\.4"):
+        load_actor(folder)
 
 
 def test_an_altered_or_missing_decoder_is_refused(folder: Path) -> None:

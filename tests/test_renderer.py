@@ -93,6 +93,19 @@ def test_weights_for_another_bundle_are_left_out_and_said(actor: Actor) -> None:
     )
 
 
+def test_an_actors_mouth_opens_as_wide_as_tuning_found(actor: Actor) -> None:
+    add_decoder(
+        actor.folder,
+        TunedDecoder("another", {"a.b": np.ones(4, np.float16)}),
+        TuningFigures(1, 20.0, 21.0, 0.75),
+    )
+    narrow, plain = (
+        render(make(load_actor(actor.folder)), FrameSpec(1, OPEN)),
+        render(make(actor), FrameSpec(1, OPEN * np.float32(0.75))),
+    )
+    np.testing.assert_array_equal(narrow.pictures[0], plain.pictures[0])
+
+
 def test_pictures_change_inside_the_mask_only(actor: Actor) -> None:
     source = [planar(picture) for picture in actor.frames]
     renderer = make(actor)

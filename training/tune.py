@@ -4,7 +4,8 @@ The decoder and the landmark encoder, which run for every picture, start from th
 from the person's own pictures at a small rate; the encoders stay as they are, so that cached latents stay
 valid. The lip references are the person's own part of the time, others of the clip else, and always away from
 the picture that is asked for, so that mouths which the clip does not show are not lost. The clip's tail is
-held out: the best state on it is kept, and training stops when it no longer gets better.
+held out: the best state on it is kept, and training stops when it no longer gets better. How wide the person
+opens the mouth is measured on the clip's own speech (``training.tune_motion``).
 
 ``python -m mytalk actor make --tune``, ``actor tune``, ``dub --tune`` and ``training.evaluate --tune`` come
 here.
@@ -47,6 +48,7 @@ from training.runner import computes_in_bf16
 from training.settings import Runner, learning_rate
 from training.texture import texture_loss
 from training.tune_data import OwnBatches, Person, person_of_actor, person_of_video
+from training.tune_motion import opening_share
 
 Progress = Callable[[str, int, int], None]  # (stage, done, in all)
 STAGE = "tuning to the person"
@@ -247,7 +249,8 @@ def adapt(
     rounded = {name: weights.half() for name, weights in adaptation.best_weights.items()}
     model.load_state_dict(rounded, strict=False)
     after = tail.lip_psnr(model)
-    figures = TuningFigures(adaptation.best_step, round(before, 2), round(after, 2))
+    opening = round(opening_share(load_engine("onnx-fp32", bundle), person.talk), 2)
+    figures = TuningFigures(adaptation.best_step, round(before, 2), round(after, 2), opening)
     if after < before + run.least_gain_db:
         return Tuning(None, figures)
     tensors = {name: weights.contiguous().numpy() for name, weights in rounded.items()}

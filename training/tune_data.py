@@ -14,8 +14,14 @@ from mytalk.actors.actor import Actor
 from mytalk.actors.follow import FaceChoice
 from mytalk.clock import FPS
 from mytalk.errors import BadInput
-from mytalk.landmarks.layout import Layout
-from mytalk.landmarks.normalise import crop_matrices, frame_to_crop, from_canonical, mouth_opening
+from mytalk.landmarks.layout import Layout, load_layout
+from mytalk.landmarks.normalise import (
+    crop_matrices,
+    frame_to_crop,
+    from_canonical,
+    mouth_opening,
+    upper_displacement,
+)
 from mytalk.render.compose import crop, face_part, hidden_mask
 from mytalk.types import F32, U8, LipReferences
 from mytalk.video.media import frames_at_rate, probe_video
@@ -24,6 +30,7 @@ from training.appearance_data import WINDOW, AppearanceBatches, AppearanceDraw
 from training.data import Clip
 from training.reels import Source
 from training.tracks import RATE, follow_pictures
+from training.tune_motion import Talk, talk_of_video
 
 MOST_PICTURES = 1500  # one minute; of a longer part every second, third … picture is taken
 FEWEST_PICTURES = 50  # two seconds
@@ -40,6 +47,7 @@ class Person:
 
     crops: uint8 [F, 256, 256, 3]. points: float32 [F, K, 2], crop pixels. opening: float32 [F], canonical
     units. frames: int [F], their numbers in the video, 25 a second. references: those that will be used.
+    talk: what the person says there, if it is known.
     """
 
     crops: U8
@@ -47,6 +55,7 @@ class Person:
     opening: F32
     frames: npt.NDArray[np.intp]
     references: LipReferences
+    talk: Talk | None = None
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -89,7 +98,10 @@ def person_of_source(source: Source, part: slice) -> Person:
     frames = np.arange(source.frames)[part]
     frames = frames[thinned(source.track.face.shown[part])]
     points = np.stack([frame_to_crop(source.points[i, :, :2], source.matrices[i]) for i in frames])
-    return Person(source.cuts.crops[frames], points, source.track.opening[frames], frames, source.references)
+    opening, face = source.track.opening, source.track.face
+    first = part.indices(source.frames)[0]
+    talk = talk_of_video(source.path, first, source.upper[part], source.rest, opening[part], face.shown[part])
+    return Person(source.cuts.crops[frames], points, opening[frames], frames, source.references, talk)
 
 
 def person_of_actor(actor: Actor) -> Person:
@@ -128,7 +140,10 @@ def person_of_video(
     seen = [frame_to_crop(points[i, :, :2], matrices[i]) for i in frames]
     if not frames:
         raise BadInput(f"{video}: the mouth lies outside the picture", "no_face")
-    return Person(np.stack(crops), np.stack(seen), track.opening[rows], rows, references)
+    rest, opening = track.face.rest, track.opening
+    upper = upper_displacement(track.canonical, rest, load_layout())
+    talk = talk_of_video(video, first, upper, rest, opening, track.face.shown)
+    return Person(np.stack(crops), np.stack(seen), track.opening[rows], rows, references, talk)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mytalk.actors.tuned import TunedDecoder, TuningFigures, read_tuned, write_tuned
+from mytalk.actors.tuned import OPENINGS, TunedDecoder, TuningFigures, read_tuned, write_tuned
 from mytalk.clock import FPS
 from mytalk.errors import BadInput
 from mytalk.landmarks.layout import Layout, load_layout
@@ -230,10 +230,14 @@ def _read_card(folder: Path) -> tuple[ActorCard, dict[str, str], TuningFigures |
 
 def _parse_figures(raw: object, path: Path) -> TuningFigures:
     names = [field.name for field in fields(TuningFigures)]
-    numbers = isinstance(raw, dict) and all(type(value) in (int, float) for value in raw.values())
-    if not isinstance(raw, dict) or not numbers or set(raw) != set(names):
+    # Actors that were tuned before 0.5 do not say how wide they open the mouth.
+    given = {"opening": 1.0, **raw} if isinstance(raw, dict) else {}
+    if set(given) != set(names) or any(type(value) not in (int, float) for value in given.values()):
         raise BadInput(f"{path}: [tuning] must hold exactly {', '.join(names)}, numbers")
-    return TuningFigures(**raw)
+    figures = TuningFigures(**given)
+    if not OPENINGS[0] <= figures.opening <= OPENINGS[1]:
+        raise BadInput(f"{path}: [tuning] opening must be between {OPENINGS[0]} and {OPENINGS[1]}")
+    return figures
 
 
 def _parse_card(raw: dict[str, Any], path: Path) -> ActorCard:

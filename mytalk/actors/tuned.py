@@ -23,6 +23,7 @@ from mytalk.types import LipReferences
 F16 = npt.NDArray[np.float16]
 BASE = "weights_id"  # key of the file that is no weight; until 0.4 it held the id of all weights
 NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
+OPENINGS = (0.6, 1.4)  # how much less or more than the model says a mouth may be told to open
 MOST_BYTES, MOST_TENSORS = 64 * 1024 * 1024, 2048  # unpacked; those of size tiny are 2 MB
 
 
@@ -52,17 +53,20 @@ class TunedDecoder:
 class TuningFigures:
     """What tuning reached, told in the actor's card; on pictures of the clip that it did not learn from.
 
-    steps: of the state that was kept. lip PSNR: dB, inside the mask, before and after.
+    steps: of the state that was kept. lip PSNR: dB, inside the mask, before and after. opening: how wide the
+    person opens the mouth, over what the motion model says; its displacements are multiplied by it.
     """
 
     steps: int
     lip_psnr_before_db: float
     lip_psnr_after_db: float
+    opening: float = 1.0
 
     def __str__(self) -> str:
         """In a line for people."""
         change = f"{self.lip_psnr_before_db:.1f} → {self.lip_psnr_after_db:.1f} dB"
-        return f"lips {change} on the clip's end, which was held back ({self.steps} steps)"
+        wide = "" if self.opening == 1 else f"; the mouth opens {self.opening:.2f} times as wide"
+        return f"lips {change} on the clip's end, which was held back ({self.steps} steps){wide}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,11 @@ class Tuning:
 
     decoder: TunedDecoder | None
     figures: TuningFigures
+
+    @property
+    def opening(self) -> float:
+        """What displacements are multiplied by; 1 where the person is left untuned."""
+        return 1.0 if self.decoder is None else self.figures.opening
 
     def __str__(self) -> str:
         """In a line for people."""

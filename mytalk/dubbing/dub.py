@@ -68,7 +68,7 @@ class _Source:
 
     matrices: float32 [F, 2, 3], crop → square pixels; coded: crop → pixels as coded. strength: float32 [F],
     how much of our face is shown. upper_offset: float32 [U], what an emotion adds to the upper-face prefix.
-    tuning: what gave the person a decoder of their own.
+    tuning: what gave the person a decoder of their own, and a width of the mouth.
     """
 
     path: Path
@@ -190,11 +190,12 @@ def _batch_rendered(
         return out
     faces = np.stack([crop(rgb, inner) for _, (_, rgb, inner) in todo])
     own = track.canonical(shown[[place for place, _ in todo]])
+    opening = np.float32(1 if source.tuning is None else source.tuning.opening)
     points = [
         crop_landmarks(
             track.rest,
             own[k],
-            motion[place],
+            opening * motion[place],
             pose=track.poses.select(slice(shown[place], shown[place] + 1)),
             matrix=source.matrices[shown[place]],
             layout=layout,

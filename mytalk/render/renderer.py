@@ -160,6 +160,7 @@ class Renderer:
         # tuned: the actor's own weights, if they fit; note: what people should know of them, or None
         self.tuned, self.note = fitting_decoder(engine, actor)
         self._testcard, self._lips = testcard, lip_source(actor.references)
+        self._opening = np.float32(1 if actor.figures is None else actor.figures.opening)
         # RGB is needed until a frame is encoded; then the frame is kept in planes, as the encoder takes it.
         self._sources = deque(actor.frames)
         # The idle pictures replace the source's one by one: outside the mask they are equal, and inside
@@ -327,7 +328,7 @@ class Renderer:
         return crop_landmarks(
             motion.rest,
             motion.canonical[index],
-            spec.displacement,
+            None if spec.displacement is None else self._opening * spec.displacement,
             pose=motion.poses.select(slice(index, index + 1)),
             matrix=actor.matrices[index],
             layout=actor.layout,
