@@ -163,3 +163,8 @@ def test_what_is_hidden_of_a_target_does_not_count(clips):
     plain = AppearanceBatches(clips, DRAW, load_layout(), WINDOW).draw(np.random.default_rng(0))
     assert (batch.weights == 0).any()
     assert (plain.weights > 0).all()
+
+
+def test_a_share_that_is_none_is_refused():
+    with pytest.raises(BadInput, match=r"occluded_share must be between 0 and 1, not 1\.5"):
+        AppearanceDraw(occluded_share=1.5)

@@ -23,7 +23,7 @@ def test_a_run_can_begin_with_weights_that_fit(tmp_path):
     some["0.bias"] = torch.zeros(3)
     save_file(some, tmp_path / "some.safetensors")
     before = {n: v.clone() for n, v in other.state_dict().items()}
-    start_from(tmp_path / "some.safetensors", other)
+    assert not start_from(tmp_path / "some.safetensors", other), "not all of it"
     for name, value in other.state_dict().items():
         kept = name.startswith("2.") or name == "0.bias"
         assert torch.equal(value, (before if kept else ours.state_dict())[name]), name
@@ -32,7 +32,7 @@ def test_a_run_can_begin_with_weights_that_fit(tmp_path):
 def test_a_run_s_average_is_taken(tmp_path):
     ours, other = network(), network()
     torch.save({"average": ours.state_dict(), "kind": "motion"}, tmp_path / "last.pt")
-    start_from(tmp_path / "last.pt", other)
+    assert start_from(tmp_path / "last.pt", other)
     assert torch.equal(other.state_dict()["0.weight"], ours.state_dict()["0.weight"])
 
 

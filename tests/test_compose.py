@@ -8,6 +8,7 @@ from PIL import Image
 
 from mytalk.errors import BadInput
 from mytalk.landmarks.layout import load_layout
+from mytalk.landmarks.normalise import Poses, crop_matrices, frame_to_crop, from_canonical
 from mytalk.render.compose import (
     CRISPNESS,
     crop,
@@ -150,21 +151,19 @@ def test_paste_is_one_resampling_of_the_sharpened_crop_with_its_weight() -> None
         assert np.abs(out.astype(int) - np.asarray(whole)).max() <= 1
 
 
-def face(centre: float, half_width: float, chin: float) -> np.ndarray:
-    """Landmarks of a face whose jaw is half an ellipse, from ear to ear at row 90."""
-    layout = load_layout()
-    points = np.full((layout.points, 2), (centre, 100), np.float32)
-    jaw = list(layout.contour("jaw").points)
-    angle = np.linspace(0, np.pi, len(jaw))
-    points[jaw] = np.stack([centre + half_width * np.cos(angle), 90 + (chin - 90) * np.sin(angle)], axis=-1)
-    return points
+def landmarks(centre: float, half_width: float, chin: float) -> np.ndarray:
+    """Landmarks of a face whose jaw is half an ellipse, from ear to ear at row 90, and a square above."""
+    angle = np.linspace(0, np.pi, 101)
+    jaw = np.stack([centre + half_width * np.cos(angle), 90 + (chin - 90) * np.sin(angle)], axis=-1)
+    top = [(centre - half_width, -20), (centre + half_width, -20)]
+    return np.concatenate([jaw, top, np.full((200, 2), (centre, 100))]).astype(np.float32)
 
 
 def test_the_mask_ends_with_the_face() -> None:
     """Hair beside the jaw and the neck below stay as they were filmed, to the last bit."""
     upright = matrix(1, 0, 0, 0)
     frame, made = np.zeros((256, 256, 3), np.uint8), np.full((256, 256, 3), 200, np.uint8)
-    outline = face_outline(face(128, 60, 180), load_layout())
+    outline = face_outline(landmarks(128, 60, 180))
     whole, part = paste(frame, made, upright), paste(frame, made, upright, outlines=[outline])
     rows, columns = np.mgrid[:256, :256] + 0.5
     inside = (((columns - 128) / 60) ** 2 + ((rows - 90) / 90) ** 2 < 0.97) | (
@@ -177,15 +176,38 @@ def test_the_mask_ends_with_the_face() -> None:
 
 
 def test_a_dropped_jaw_takes_the_mask_along() -> None:
-    upright, layout = matrix(1, 0, 0, 0), load_layout()
+    upright = matrix(1, 0, 0, 0)
     frame, made = np.zeros((256, 256, 3), np.uint8), np.full((256, 256, 3), 200, np.uint8)
-    filmed, shown = (face_outline(face(128, 60, chin), layout) for chin in (170, 200))
+    filmed, shown = (face_outline(landmarks(128, 60, chin)) for chin in (170, 200))
     whole, one, both = (
         paste(frame, made, upright, outlines=which)[:, 128, 0] for which in ((), (filmed,), (filmed, shown))
     )
     assert not one[180:].any()
     np.testing.assert_array_equal(both[:195], whole[:195])
     assert (paste(frame, made, upright, outlines=(shown, filmed))[:, 128, 0] == both).all()
+
+
+@pytest.mark.parametrize("turn_deg", [0, 20, -35, 45])
+@pytest.mark.parametrize("nod_deg", [-20, 0, 20])
+def test_no_lip_of_a_turned_face_is_left_as_filmed(turn_deg: float, nod_deg: float) -> None:
+    layout = load_layout()
+    turn, nod = np.radians(turn_deg), np.radians(nod_deg)
+    across = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]])
+    down = np.array([[1, 0, 0], [0, np.cos(nod), -np.sin(nod)], [0, np.sin(nod), np.cos(nod)]])
+    rotation = (across @ down).astype(np.float32)[None]
+    poses = Poses(np.full(1, 100, np.float32), rotation, np.full((1, 3), 200, np.float32))
+    place = crop_matrices(poses)[0]
+    points = frame_to_crop(from_canonical(layout.template[None], poses)[0, :, :2], place)
+    black, white = np.zeros((256, 256, 3), np.uint8), np.full((256, 256, 3), 255, np.uint8)
+    whole, part = (
+        paste(black, white, matrix(1, 0, 0, 0), outlines=which)[..., 0]
+        for which in ((), (face_outline(points),))
+    )
+    columns, rows = np.floor(points[layout.lips]).astype(int).T
+    np.testing.assert_array_equal(part[rows, columns], whole[rows, columns])
+    columns, rows = np.floor(points[layout.compact]).astype(int).clip(0, 255).T
+    assert (part[rows, columns] >= 0.4 * whole[rows, columns]).all(), "half of it, at a corner of the outline"
+    assert part.astype(int).sum() < 0.97 * whole.astype(int).sum(), "what is beside the face stays"
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -199,7 +221,7 @@ def test_planes_are_pasted_like_rgb(scale, at):
     frame = np.ascontiguousarray(picture(481, 643)[:, :, ::-1])
     made = crop(picture(480, 640), matrix(1.3, 0.1, 60, 20))
     place = matrix(scale, 0.1, *at)
-    ends = face_outline(face(128, 60, 180), load_layout())
+    ends = face_outline(landmarks(128, 60, 180))
     where = patch((642, 480), place)
     for outlines in ((), (ends,), (ends, ends + 10)):
         expected = planar(paste(frame, made, place, outlines=outlines))

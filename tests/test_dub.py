@@ -4,6 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -12,10 +13,12 @@ from PIL import Image
 
 from mytalk.actors.faces import track_face
 from mytalk.actors.follow import find_face
+from mytalk.actors.tuned import Tuning, TuningFigures
 from mytalk.dubbing.dub import dub
 from mytalk.errors import BadInput
 from mytalk.landmarks.normalise import crop_matrices
 from mytalk.render.compose import hidden_mask
+from mytalk.render.renderer import crop_landmarks
 from mytalk.types import F32, I16
 from mytalk.video.media import probe_video, read_at_rate, read_frames, read_speech
 from mytalk.video.out import VideoWriter
@@ -157,6 +160,25 @@ def test_before_encoding_all_but_the_mask_is_the_source_exactly(
             near = hidden if number == 0 else hidden.reshape(128, 2, 128, 2).any(axis=(1, 3))
             np.testing.assert_array_equal(before[~near], after[~near])
             assert (before[near] != after[near]).mean() > 0.3
+
+
+@pytest.mark.mediapipe
+def test_the_mouth_opens_as_wide_as_tuning_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed: faces cannot be found")
+    said: list[F32] = []
+
+    def watched(rest: F32, own: F32, displacement: F32, **where: Any) -> F32:
+        said.append(displacement)
+        return crop_landmarks(rest, own, displacement, **where)
+
+    monkeypatch.setattr("mytalk.dubbing.dub.crop_landmarks", watched)
+    speech = write_wav(tmp_path / "a.wav", voice(0.4))
+    for opening in (1.0, 0.75):
+        found = Tuning(None, TuningFigures(1, 20.0, 21.0, opening))
+        dub(TALKING_FACE, speech, tmp_path / "out.mp4", fitting_engine(), tune=lambda _, found=found: found)
+    plain, narrow = np.stack(said[:10]), np.stack(said[10:])
+    assert np.abs(plain).max() > 0.01
+    np.testing.assert_allclose(narrow, 0.75 * plain, rtol=1e-6)
 
 
 def mask_in_frame(matrix: F32) -> np.ndarray:

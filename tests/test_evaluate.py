@@ -122,7 +122,8 @@ def test_tuned_figures_stand_beside_untuned_ones(tmp_path, monkeypatch, capsys):
     [(bundle, person, _)] = seen
     assert bundle == default_bundle()
     assert person.frames.tolist() == list(range(12)), "of the first half alone"
-    assert report["tuning"]["short"] == {"steps": 7, "lip_psnr_before_db": 20.0, "lip_psnr_after_db": 21.0}
+    told = {"steps": 7, "lip_psnr_before_db": 20.0, "lip_psnr_after_db": 21.0, "opening": 1.0}
+    assert report["tuning"]["short"] == told
     assert report["settings"]["part"] == report["untuned"]["settings"]["part"] == "second-half"
     assert report["mean"] == report["untuned"]["mean"], "no decoder came of it"
     assert "tuned on the first half" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (make test installs it)")
 pytest.importorskip("lightning_fabric", reason="lightning-fabric is not installed (make test installs it)")
 
+from mytalk.engines import default_bundle  # noqa: E402
 from mytalk.landmarks.layout import load_layout  # noqa: E402
 from mytalk.models.conformer import ConformerBlock, rotary_tables  # noqa: E402
 from mytalk.models.identity import IdentityExtractor  # noqa: E402
@@ -18,6 +19,8 @@ from mytalk.models.motion_config import CONDITIONS, MotionConfig  # noqa: E402
 from mytalk.models.rollout import roll_out  # noqa: E402
 from mytalk.models.sizes import PAPER  # noqa: E402
 from tests.prepared_data import write_data  # noqa: E402
+from training import motion  # noqa: E402
+from training.checkpoints import LAST, read_weights  # noqa: E402
 from training.data import list_clips  # noqa: E402
 from training.motion_data import MotionBatches, MotionDraw, load_motion_clip  # noqa: E402
 from training.motion_loss import (  # noqa: E402
@@ -192,3 +195,18 @@ def test_what_a_run_is_held_to_stays_frozen_in_training(clips):
     task.train()
     assert task.model.training
     assert not task.teacher.training
+
+
+def test_a_run_that_keeps_needs_all_of_the_weights_it_keeps(tmp_path, capsys):
+    """From the command line: begun, gone on with, and refused without them."""
+    data, out = write_data(tmp_path / "data"), tmp_path / "run"
+    (tmp_path / "run.toml").write_text("[data]\nbatch = 1\nframes = 16\n[loss]\nkeep_weight = 1.0\n")
+    given = ["--data", str(data), "--out", str(out), "--config", str(tmp_path / "run.toml"), "--threads", "1"]
+    given += ["--identity", str(default_bundle()), "--steps"]
+    weights = ["--weights", str(default_bundle() / "motion.safetensors")]
+    assert motion.main([*given, "1"]) == 1
+    assert "keep_weight holds a run to the weights that it began with" in capsys.readouterr().err
+    assert motion.main([*given, "1", *weights]) == 0
+    assert motion.main([*given, "2"]) == 1, "to go on it needs them, too"
+    assert motion.main([*given, "2", *weights]) == 0
+    assert not any("teacher" in name for name in read_weights(out / LAST))

@@ -13,6 +13,7 @@ from mytalk.actors.tuned import OPENINGS
 from mytalk.dubbing.motion import speech_motion
 from mytalk.engines import default_bundle, load_engine
 from mytalk.landmarks.normalise import mouth_opening
+from mytalk.video.media import read_speech
 from training.tune_motion import Talk, opening_share, share_of, talk_of_video
 
 HERE = Path(__file__).resolve().parent
@@ -82,6 +83,23 @@ def test_it_is_measured_against_what_the_motion_model_says(engine) -> None:
     assert opening_share(
         engine, replace(filmed, opening=hidden, shown=np.arange(frames) < 100)
     ) == pytest.approx(0.7, abs=0.03)
+
+
+def test_sound_that_ends_before_the_picture_is_enough(engine) -> None:
+    actor, frames = load_actor(ADA), 140
+    rows = np.arange(frames) % actor.card.frames
+    seen, still = np.ones(frames, np.bool_), np.zeros(frames, np.float32)
+    talk = talk_of_video(VOICE, 0, actor.upper[rows], actor.motion.rest, still, seen)
+    assert talk is not None
+    assert opening_share(engine, replace(talk, speech=talk.speech[: 100 * 1920])) == 1
+
+
+def test_a_part_of_the_sound_is_taken() -> None:
+    whole = np.concatenate(list(read_speech(VOICE, 48_000)))
+    some = np.zeros((50, 4), np.float32)
+    talk = talk_of_video(VOICE, 60, some, some, some[:, 0], some[:, 0] == 0)
+    assert talk is not None
+    np.testing.assert_array_equal(talk.speech, whole[60 * 1920 : 110 * 1920])
 
 
 def test_without_speech_nothing_is_told(engine, tmp_path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mytalk.actors.tuned import BASE, MOST_BYTES, TunedDecoder, Tuning, TuningFigures, read_tuned, write_tuned
+from mytalk.actors.tuned import BASE, MOST_BYTES, TunedDecoder, TuningFigures, read_tuned, write_tuned
 from mytalk.engines.bundle import appearance_id
 from mytalk.errors import BadInput
 
@@ -86,12 +86,6 @@ def test_figures_read_as_a_sentence() -> None:
     assert str(TuningFigures(400, 25.0, 28.0, 0.72)).endswith(
         "(400 steps); the mouth opens 0.72 times as wide"
     )
-
-
-def test_who_is_left_untuned_opens_the_mouth_as_the_model_says() -> None:
-    figures = TuningFigures(400, 25.0, 28.0, 0.72)
-    assert Tuning(None, figures).opening == 1
-    assert Tuning(TunedDecoder("a", some_weights()), figures).opening == 0.72
 
 
 def test_a_new_motion_model_leaves_tuned_decoders_valid():

@@ -76,6 +76,11 @@ class AppearanceDraw:
     mouth_weight: float = 4.0
     inside_weight: float = 4.0
 
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        if not 0 <= self.occluded_share <= 1:
+            raise BadInput(f"data.occluded_share must be between 0 and 1, not {self.occluded_share}")
+
 
 Rows = tuple[np.ndarray, ...]
 
@@ -193,8 +198,10 @@ class AppearanceBatches:
         if self.needs_flow:
             flows = np.stack([reference_flows(p, given, self.layout) for p in wanted])
         mouths = wanted[:, self.lip_centre].mean(axis=1)
-        pictures, seen = occluded(pictures, self.settings.occluded_share, random)
-        weight = self._weight(mouths, wanted) * seen[REFERENCES:, None]
+        weight = self._weight(mouths, wanted)
+        if self.settings.occluded_share > 0:
+            pictures, seen = occluded(pictures, self.settings.occluded_share, random)
+            weight = weight * seen[REFERENCES:, None]
         mouths -= (box.left, box.top)
         if self.settings.flip and clip.source != "actors" and random.random() < 0.5:
             pictures, drawn, weight, flows = (x[..., ::-1] for x in (pictures, drawn, weight, flows))

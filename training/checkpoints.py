@@ -91,11 +91,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise BadInput(f"{path}: cannot be read ({error})") from error
 
 
-def start_from(path: Path, model: nn.Module) -> None:
-    """Begin with a bundle's or a run's weights, where names and shapes fit; ``BadInput`` if none do."""
+def start_from(path: Path, model: nn.Module) -> bool:
+    """Begin with a bundle's or a run's weights, where names and shapes fit; ``BadInput`` if none do.
+
+    Returns whether all of the model's did.
+    """
     given = read_weights(path)
     own = model.state_dict()
     fitting = {n: v.float() for n, v in given.items() if n in own and own[n].shape == v.shape}
     if not fitting:
         raise BadInput(f"{path}: none of its weights fit this size")
     model.load_state_dict(fitting, strict=False)
+    return len(fitting) == len(own)

@@ -175,12 +175,14 @@ def build(args: argparse.Namespace) -> MotionTask:
         )
     torch.manual_seed(run.runner.seed)
     task = MotionTask(run, loaded, size, identity)
-    if args.weights is not None:
-        # With the code of principal components that they were trained in.
-        start_from(args.weights, task.networks[0].trained)
+    # With the code of principal components that they were trained in.
+    whole = args.weights is not None and start_from(args.weights, task.networks[0].trained)
     if run.loss.keep_weight > 0:
-        if args.weights is None:
-            raise BadInput("loss.keep_weight holds a run to weights that it began with: --weights FILE")
+        if not whole:
+            raise BadInput(
+                "loss.keep_weight holds a run to the weights that it began with, all of them: give them by"
+                " --weights, also to go on with a run"
+            )
         task.objective.keep()
     tell(f"clips are drawn from {task.batches.draws.told()}")
     return task

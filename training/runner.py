@@ -72,7 +72,7 @@ def shard(module: nn.Module, mesh: DeviceMesh, blocks: tuple[type[nn.Module], ..
     """FSDP2 over all processes: every block by itself, then the rest; frozen weights stay whole."""
     frozen = {p for p in module.parameters() if not p.requires_grad}
     for part in module.modules():
-        if isinstance(part, blocks):
+        if isinstance(part, blocks) and not frozen.issuperset(part.parameters()):
             fully_shard(part, mesh=mesh["data_parallel"])
     fully_shard(module, mesh=mesh["data_parallel"], ignored_params=frozen)
     return module

@@ -227,6 +227,8 @@ def adapt(
     run = run or TuneRun()
     person.check()
     manifest = read_manifest(bundle)
+    # First, since it takes seconds and what fails here should not cost minutes.
+    opening = round(opening_share(load_engine("onnx-fp32", bundle), person.talk), 2)
     torch.manual_seed(run.runner.seed)
     modules = load_modules(bundle, manifest)
     model = modules["decode"].model
@@ -249,10 +251,9 @@ def adapt(
     rounded = {name: weights.half() for name, weights in adaptation.best_weights.items()}
     model.load_state_dict(rounded, strict=False)
     after = tail.lip_psnr(model)
-    opening = round(opening_share(load_engine("onnx-fp32", bundle), person.talk), 2)
     figures = TuningFigures(adaptation.best_step, round(before, 2), round(after, 2), opening)
     if after < before + run.least_gain_db:
-        return Tuning(None, figures)
+        return Tuning(None, replace(figures, opening=1.0))
     tensors = {name: weights.contiguous().numpy() for name, weights in rounded.items()}
     tuned = TunedDecoder(appearance_id(manifest), tensors)
     prove(bundle, tuned, tail)
@@ -279,10 +280,16 @@ def tuner(
 
 
 def actor_tuner(bundle: Path, actor: Actor, *, progress: Progress | None = None) -> Tuner:
-    """What tunes to an actor's own loop, which needs no face detector."""
+    """What tunes to an actor's own loop, which needs no face detector and says nothing.
+
+    How wide the person opens the mouth stays as an earlier tuning has found it.
+    """
 
     def tune(references: LipReferences) -> Tuning:
-        return adapt(bundle, replace(person_of_actor(actor), references=references), progress=progress)
+        found = adapt(bundle, replace(person_of_actor(actor), references=references), progress=progress)
+        if found.decoder is None or actor.figures is None:
+            return found
+        return replace(found, figures=replace(found.figures, opening=actor.figures.opening))
 
     return tune
 

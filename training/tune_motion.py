@@ -50,12 +50,17 @@ def talk_of_video(
     video: Path, first: int, upper: F32, rest: F32, opening: F32, shown: npt.NDArray[np.bool_]
 ) -> Talk | None:
     """The frames of a video from ``first`` on, 25 a second, with their sound; None where it has none."""
-    begin, count = first * PLAYOUT_SAMPLES_PER_FRAME, len(opening) * PLAYOUT_SAMPLES_PER_FRAME
+    begin, end = (frame * PLAYOUT_SAMPLES_PER_FRAME for frame in (first, first + len(opening)))
+    kept, place = [np.zeros(0, np.int16)], 0
     try:
-        heard = np.concatenate(list(read_speech(video, PLAYOUT_RATE)))
+        for block in read_speech(video, PLAYOUT_RATE):
+            kept.append(block[max(0, begin - place) : max(0, end - place)])
+            place += len(block)
+            if place >= end:
+                break
     except BadInput:
         return None
-    return Talk(heard[begin : begin + count], upper, rest, opening, shown)
+    return Talk(np.concatenate(kept), upper, rest, opening, shown)
 
 
 def _seconds(speech: I16) -> Iterator[I16]:
@@ -85,13 +90,17 @@ def share_of(filmed: F32, made: F32, seen: npt.NDArray[np.bool_]) -> float:
 
 def opening_share(engine: Engine, talk: Talk | None) -> float:
     """The factor for a person; 1.0 where nothing can be told of it. Raises what the engine raises."""
-    if talk is None or len(talk.speech) < FEWEST_FRAMES * PLAYOUT_SAMPLES_PER_FRAME:
+    # What is filmed after the sound has ended says nothing.
+    frames = 0 if talk is None else min(len(talk.opening), len(talk.speech) // PLAYOUT_SAMPLES_PER_FRAME)
+    if talk is None or frames < FEWEST_FRAMES:
         return 1.0
-    layout, frames = load_layout(), len(talk.opening)
+    layout = load_layout()
     identity = engine.identity(np.ascontiguousarray(talk.rest[:, :2]))
-    moved = np.stack(list(speech_motion(_seconds(talk.speech), frames, talk.upper, engine, identity)))
+    moved = np.stack(
+        list(speech_motion(_seconds(talk.speech), frames, talk.upper[:frames], engine, identity))
+    )
     faces = np.repeat(talk.rest[None], frames, axis=0)
     faces[:, layout.compact] += moved
     closed = mouth_opening(talk.rest[None], layout)[0]
-    heard = np.arange(frames) < len(talk.speech) // PLAYOUT_SAMPLES_PER_FRAME
-    return share_of(talk.opening - closed, mouth_opening(faces, layout) - closed, talk.shown & heard)
+    filmed, made = talk.opening[:frames] - closed, mouth_opening(faces, layout) - closed
+    return share_of(filmed, made, talk.shown[:frames])

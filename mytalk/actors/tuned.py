@@ -54,7 +54,8 @@ class TuningFigures:
     """What tuning reached, told in the actor's card; on pictures of the clip that it did not learn from.
 
     steps: of the state that was kept. lip PSNR: dB, inside the mask, before and after. opening: how wide the
-    person opens the mouth, over what the motion model says; its displacements are multiplied by it.
+    person opens the mouth, over what the motion model says (1: as it says); its displacements are multiplied
+    by it, those of a later model, too, since it is about the person.
     """
 
     steps: int
@@ -75,11 +76,6 @@ class Tuning:
 
     decoder: TunedDecoder | None
     figures: TuningFigures
-
-    @property
-    def opening(self) -> float:
-        """What displacements are multiplied by; 1 where the person is left untuned."""
-        return 1.0 if self.decoder is None else self.figures.opening
 
     def __str__(self) -> str:
         """In a line for people."""

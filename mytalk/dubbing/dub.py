@@ -190,7 +190,7 @@ def _batch_rendered(
         return out
     faces = np.stack([crop(rgb, inner) for _, (_, rgb, inner) in todo])
     own = track.canonical(shown[[place for place, _ in todo]])
-    opening = np.float32(1 if source.tuning is None else source.tuning.opening)
+    opening = np.float32(1 if source.tuning is None else source.tuning.figures.opening)
     points = [
         crop_landmarks(
             track.rest,
@@ -207,7 +207,7 @@ def _batch_rendered(
     made = decode_landmarks(engine, points, latents, source.lips, layout, tuned)
     filmed = track_crop_landmarks(track, shown[[place for place, _ in todo]], source.matrices)
     for (place, (box, rgb, inner)), face, *ends in zip(todo, made, filmed, points, strict=True):
-        outlines = [face_outline(each, layout) for each in ends]
+        outlines = [face_outline(each) for each in ends]
         pasted = paste(rgb, face, inner, float(source.strength[shown[place]]), outlines)
         out[place] = batch[place].with_rgb(box, rgb, pasted)
     return out

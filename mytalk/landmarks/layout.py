@@ -54,10 +54,6 @@ class Layout:
     contours: tuple[Contour, ...]
     template: F32
 
-    def contour(self, name: str) -> Contour:
-        """The line of this name, such as ``jaw``; raises ``KeyError`` for one that is not there."""
-        return {line.name: line for line in self.contours}[name]
-
 
 @cache
 def load_layout(name: str = "mediapipe478") -> Layout:

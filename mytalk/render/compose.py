@@ -11,7 +11,6 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from mytalk.errors import BadInput
-from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import CROP, CROP_CENTRE, CROP_SIDE, Real
 from mytalk.types import F32, U8
 from mytalk.video.picture import Box, Picture
@@ -150,15 +149,20 @@ def face_part(picture: Picture, matrix: F32) -> tuple[Box, U8, F32] | None:
     return box, picture.rgb(box), inner
 
 
-def face_outline(points: F32, layout: Layout) -> F32:
-    """Where a face ends, as far as the mask reaches: a polygon [n, 2] of landmarks [K, 2], crop pixels.
+@cache
+def _directions() -> F32:
+    """Unit vectors all around, float32 [2, 64]."""
+    angle = np.linspace(0, 2 * np.pi, 64, endpoint=False, dtype=np.float32)
+    return np.stack([np.cos(angle), np.sin(angle)])
 
-    It follows the jaw from ear to ear and goes straight up from there, to above the mask.
+
+def face_outline(points: F32) -> F32:
+    """Where a face ends: the polygon [64, 2] of the outermost of its landmarks [K, 2], crop pixels.
+
+    Of a face turned to the camera that is the jaw; of one turned away the far cheek, behind which the jaw is.
     """
-    jaw = points[list(layout.contour("jaw").points)]
-    ends = jaw[[-1, 0]].copy()
-    ends[:, 1] = np.minimum(ends[:, 1], 0)
-    return np.concatenate([jaw, ends])
+    outline: F32 = points[(points @ _directions()).argmax(axis=0)]
+    return outline
 
 
 def _within(size: tuple[int, int], outlines: Sequence[Real], edge_px: float) -> Image.Image:
@@ -201,7 +205,7 @@ def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0, outlines:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Patch:
-    """Where a rendered crop goes in a planar picture, and how much of it shows; made once per clip frame.
+    """Where a rendered crop goes in a planar picture, and how much of it shows at most; once per clip frame.
 
     box: even, inside the picture. back: float64 [2, 3], pixel of the box → pixel of the crop's ``paste_box``.
     forth: float64 [2, 3], pixel of the whole crop → pixel of the box. luma, chroma: the mask in the box.
@@ -222,7 +226,8 @@ class Patch:
         """The mask as far as the faces reach: luma uint8 [h, w] and chroma [h/2, w/2] of the box."""
         luma, chroma = self.luma, self.chroma
         if outlines:
-            # An edge this soft needs no more than every other pixel, and is had in a third of the time.
+            # An edge this soft needs no more than every other pixel, and is had in a third of the time; since
+            # polygons are drawn with the pixels of their edges, it lies half a pixel further out.
             half = self.forth / 2
             placed = [x @ half[:, :2].T + half[:, 2] for x in outlines]
             inside = _within(chroma.size, placed, EDGE_PX * float(np.hypot(half[0, 0], half[1, 0])))

@@ -345,17 +345,15 @@ class Renderer:
 
     def _pasted(self, spec: FrameSpec, face: U8) -> U8:
         """A clip frame with a rendered crop on it."""
-        index, layout = spec.clip_index, self._actor.layout
+        index = spec.clip_index
         if index not in self._places:
             place = patch(size_of(self._pictures[index]), self._actor.matrices[index])
-            self._places[index] = (
-                None if place is None else (place, face_outline(self._filmed(index), layout))
-            )
+            self._places[index] = None if place is None else (place, face_outline(self._filmed(index)))
         found = self._places[index]
         if found is None:
             return self._pictures[index].copy()
         place, filmed = found
-        return overlay(self._pictures[index], face, place, (filmed, face_outline(self._shown(spec), layout)))
+        return overlay(self._pictures[index], face, place, (filmed, face_outline(self._shown(spec))))
 
     def _finish(self, spec: FrameSpec, face: U8) -> U8:
         picture = self._pasted(spec, face)
