@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -85,3 +86,25 @@ def test_bf16_is_refused_where_it_would_not_be_faster(monkeypatch, small_bundle)
     monkeypatch.setattr("mytalk.engines.openvino.has_amx_bf16", lambda: False)
     with pytest.raises(EngineFailed, match="no AMX"):
         load_engine("openvino-bf16", small_bundle, 1)
+
+
+DROPPED = """
+import os, signal, sys, threading
+from pathlib import Path
+from mytalk.engines import load_engine
+engines = [load_engine("openvino-fp32", Path(sys.argv[1]), 1)]
+dropped = threading.Thread(target=engines.clear)
+dropped.start()
+dropped.join()
+signal.signal(signal.SIGTERM, lambda *_: print("asked to stop"))
+os.kill(os.getpid(), signal.SIGTERM)
+print("alive")
+"""
+
+
+def test_an_engine_that_another_thread_dropped_leaves_signals_alone(small_bundle):
+    """The garbage collector runs in any thread; afterwards Ctrl-C must not end in a segfault."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed (make test installs it)")
+    command = [sys.executable, "-c", DROPPED, str(small_bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout.split("\n")[:2]) == (0, ["asked to stop", "alive"]), done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -26,6 +27,16 @@ from mytalk.engines.graphs import Arrays, GraphEngine
 from mytalk.engines.initialisers import tuned_file
 from mytalk.engines.survey import survey
 from mytalk.errors import EngineFailed
+
+
+@cache
+def _core() -> openvino.Core:
+    """The process's only one, never given up.
+
+    Its CPU plug-in gives the thread that loads it a stack for signals, and frees it with the last Core, in
+    whatever thread the garbage collector runs: the next Ctrl-C would then end the process by a segfault.
+    """
+    return openvino.Core()
 
 
 class _Requests:
@@ -59,7 +70,7 @@ class OpenVinoRunner:
 
         bf16: the per-frame decoder in bfloat16; all else is float32 (errors of motion would add up).
         """
-        self._core, self._paths, self._threads, self._bf16 = openvino.Core(), paths, threads, bf16
+        self._paths, self._threads, self._bf16 = paths, threads, bf16
         self._streams = 1 if threads is None else max(1, survey().cores // threads)
         self._graphs = {graph: self._requests(str(path), graph) for graph, path in paths.items()}
         self._tuned: WeakKeyDictionary[TunedDecoder, _Requests] = WeakKeyDictionary()
@@ -76,8 +87,8 @@ class OpenVinoRunner:
         if self._threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(self._threads * self._streams)
         try:
-            read = self._core.read_model(model if isinstance(model, str) else io.BytesIO(model))
-            return _Requests(self._core.compile_model(read, "CPU", config))
+            read = _core().read_model(model if isinstance(model, str) else io.BytesIO(model))
+            return _Requests(_core().compile_model(read, "CPU", config))
         except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
             raise EngineFailed(f"{self._paths[graph]} cannot be loaded: {first_line(error)}") from error
 
