@@ -34,8 +34,8 @@ def true_landmark_pictures(engine: Engine, source: Source, tuning: Tuning | None
         latents = engine.encode_appearance(source.references.pictures, faces)
         made = decode_landmarks(engine, points, latents, lips, layout, tuned)
         for picture, face, own, i in zip(batch, made, points, index, strict=True):
-            outlines = [face_outline(own)]
-            yield paste(picture, face, source.matrices[i], outlines=outlines) if track.present[i] else picture
+            pasted = paste(picture, face, source.matrices[i], outline=face_outline(own))
+            yield pasted if track.present[i] else picture
 
 
 def dubbed(

@@ -30,7 +30,7 @@ from mytalk.errors import BadInput
 from mytalk.landmarks.detect import POINTS
 from mytalk.landmarks.layout import Layout, load_layout
 from mytalk.landmarks.normalise import CROP, crop_matrices
-from mytalk.render.compose import crop, face_outline, face_part, paste
+from mytalk.render.compose import crop, face_outline, face_part, lowest, paste
 from mytalk.render.renderer import LipSource, check_fit, crop_landmarks, decode_landmarks, lip_source
 from mytalk.types import F32, U8, LipReferences
 from mytalk.video.media import VideoInfo, check_file, probe_video, read_frames, read_speech
@@ -206,9 +206,9 @@ def _batch_rendered(
     tuned = None if source.tuning is None else source.tuning.decoder
     made = decode_landmarks(engine, points, latents, source.lips, layout, tuned)
     filmed = track_crop_landmarks(track, shown[[place for place, _ in todo]], source.matrices)
-    for (place, (box, rgb, inner)), face, *ends in zip(todo, made, filmed, points, strict=True):
-        outlines = [face_outline(each) for each in ends]
-        pasted = paste(rgb, face, inner, float(source.strength[shown[place]]), outlines)
+    for (place, (box, rgb, inner)), face, seen, told in zip(todo, made, filmed, points, strict=True):
+        strength, drop_px = float(source.strength[shown[place]]), lowest(told) - lowest(seen)
+        pasted = paste(rgb, face, inner, strength, face_outline(seen), drop_px)
         out[place] = batch[place].with_rgb(box, rgb, pasted)
     return out
 

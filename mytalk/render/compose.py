@@ -165,6 +165,11 @@ def face_outline(points: F32) -> F32:
     return outline
 
 
+def lowest(points: F32) -> float:
+    """How far down a face reaches: of landmarks [n, 2], crop pixels."""
+    return float(points[:, 1].max())
+
+
 def _within(size: tuple[int, int], outlines: Sequence[Real], edge_px: float) -> Image.Image:
     """255 inside any of the polygons [n, 2], pixels; 0 further than ``edge_px`` outside of all of them."""
     image = Image.new("L", size)
@@ -175,11 +180,19 @@ def _within(size: tuple[int, int], outlines: Sequence[Real], edge_px: float) -> 
     return image.filter(ImageFilter.BoxBlur(edge_px)).point(_DOUBLED)
 
 
-def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0, outlines: Sequence[F32] = ()) -> U8:
+def paste(
+    frame: U8,
+    rendered: U8,
+    matrix: F32,
+    strength: float = 1.0,
+    outline: F32 | None = None,
+    drop_px: float = 0.0,
+) -> U8:
     """A copy of ``frame`` uint8 [H, W, 3], the rendered crop uint8 [256, 256, 3] blended in under the mask.
 
-    strength: 0..1, how much of the rendered crop shows. outlines: of the faces, filmed and rendered
-    (``face_outline``): the mask ends with them; none: all of it. Pixels outside are the frame's own, exactly.
+    strength: 0..1, how much of the rendered crop shows. outline: of the filmed face (``face_outline``), with
+    which the mask ends; None: all of it. drop_px: crop pixels by which the rendered jaw hangs lower than the
+    filmed one; the mask reaches down as far. Pixels outside are the frame's own, exactly.
     """
     _check_picture(frame, "frame")
     _check_picture(rendered, "rendered")
@@ -190,10 +203,9 @@ def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0, outlines:
         return out
     left, top, right, bottom = box
     weight = _paste_weight(strength)
-    if outlines:
-        weight = ImageChops.multiply(
-            weight, _within(weight.size, [x.astype(np.float64) for x in outlines], EDGE_PX)
-        )
+    if outline is not None:
+        ends = [outline.astype(np.float64), outline + np.array((0.0, max(0.0, drop_px)))]
+        weight = ImageChops.multiply(weight, _within(weight.size, ends, EDGE_PX))
     layer = Image.fromarray(rendered).filter(_crisper())
     layer.putalpha(weight)
     layer = _warped(layer, (right - left, bottom - top), _back(matrix, (left, top)))
@@ -205,63 +217,86 @@ def paste(frame: U8, rendered: U8, matrix: F32, strength: float = 1.0, outlines:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Patch:
-    """Where a rendered crop goes in a planar picture, and how much of it shows at most; once per clip frame.
+    """Where a rendered crop goes in a planar picture, and how much of it shows; made once per clip frame.
 
     box: even, inside the picture. back: float64 [2, 3], pixel of the box → pixel of the crop's ``paste_box``.
-    forth: float64 [2, 3], pixel of the whole crop → pixel of the box. luma, chroma: the mask in the box.
+    down: pixels of the box, float64 [2], of one crop pixel down. luma, chroma: the mask, uint8 [h, w] and
+    [h/2, w/2] of the box. within: the filmed face, as large as they are; None: the mask does not end with it.
     """
 
     box: Box
     back: Real
-    forth: Real
-    luma: Image.Image
-    chroma: Image.Image
+    down: Real
+    luma: U8
+    chroma: U8
+    within: tuple[U8, U8] | None
 
     @property
     def nbytes(self) -> int:
         """Memory that it takes."""
-        return sum(image.width * image.height for image in (self.luma, self.chroma))
+        return sum(weight.nbytes for weight in (self.luma, self.chroma, *(self.within or ())))
 
-    def weights(self, outlines: Sequence[F32]) -> tuple[U8, U8]:
-        """The mask as far as the faces reach: luma uint8 [h, w] and chroma [h/2, w/2] of the box."""
-        luma, chroma = self.luma, self.chroma
-        if outlines:
-            # An edge this soft needs no more than every other pixel, and is had in a third of the time; since
-            # polygons are drawn with the pixels of their edges, it lies half a pixel further out.
-            half = self.forth / 2
-            placed = [x @ half[:, :2].T + half[:, 2] for x in outlines]
-            inside = _within(chroma.size, placed, EDGE_PX * float(np.hypot(half[0, 0], half[1, 0])))
-            chroma = ImageChops.multiply(chroma, inside)
-            luma = ImageChops.multiply(luma, inside.resize(luma.size, Image.Resampling.BILINEAR))
-        return np.asarray(luma, np.uint8), np.asarray(chroma, np.uint8)
+    def weights(self, drop_px: float) -> tuple[U8, U8]:
+        """The mask of luma and chroma, as far as the face reaches; drop_px: as for ``paste``."""
+        if self.within is None:
+            return self.luma, self.chroma
+        # Even numbers of pixels, so that colours go along.
+        across, down = (int(2 * round(v / 2)) for v in max(0.0, drop_px) * self.down)
+        return (
+            np.minimum(self.luma, _reaching(self.within[0], across, down)),
+            np.minimum(self.chroma, _reaching(self.within[1], across // 2, down // 2)),
+        )
 
 
-def patch(size: tuple[int, int], matrix: F32) -> Patch | None:
+def _reaching(within: U8, across: int, down: int) -> U8:
+    """What is inside [h, w], and what would be if it lay so many pixels further right and down, down ≥ 0."""
+    height, width = within.shape
+    if (across == 0 and down == 0) or down < 0 or down >= height or abs(across) >= width:
+        return within
+    out = within.copy()
+    there = out[down:, max(0, across) : width + min(0, across)]
+    moved = within[: height - down, max(0, -across) : width - max(0, across)]
+    np.maximum(there, moved, out=there)
+    return out
+
+
+def patch(size: tuple[int, int], matrix: F32, outline: F32 | None = None) -> Patch | None:
     """What ``overlay`` needs for a picture of this even width and height; None: the mask is outside of it.
 
-    matrix: as for ``paste``.
+    matrix, outline: as for ``paste``.
     """
     box = _target_box(matrix, size, 2)
     if box is None:
         return None
     left, top, right, bottom = box
-    back, forth = _back(matrix, (left, top)), matrix.astype(np.float64)
-    forth[:, 2] -= (left, top)
-    luma = _warped(_paste_weight(1.0), (right - left, bottom - top), back)
+    back, shape = _back(matrix, (left, top)), (right - left, bottom - top)
+    luma = _warped(_paste_weight(1.0), shape, back)
+    inside = None
+    if outline is not None:
+        placed: Real = outline @ matrix[:, :2].T.astype(np.float64) + matrix[:, 2] - np.array((left, top))
+        inside = _within(shape, [placed], EDGE_PX * float(np.hypot(matrix[0, 0], matrix[1, 0])))
     rows, columns = paste_box()
     back[:, 2] -= (columns.start, rows.start)
-    return Patch(box, back, forth, luma, luma.reduce(2))
+    return Patch(
+        box,
+        back,
+        matrix[:, 1].astype(np.float64),
+        np.asarray(luma, np.uint8),
+        np.asarray(luma.reduce(2), np.uint8),
+        None if inside is None else (np.asarray(inside, np.uint8), np.asarray(inside.reduce(2), np.uint8)),
+    )
 
 
-def overlay(picture: U8, rendered: U8, place: Patch, outlines: Sequence[F32] = ()) -> U8:
+def overlay(picture: U8, rendered: U8, place: Patch, drop_px: float = 0.0) -> U8:
     """``paste`` for planar pictures (``video.planar``): a copy with the rendered crop blended in.
 
-    rendered: uint8 RGB [256, 256, 3]. Samples without weight are the picture's own, exactly.
+    rendered: uint8 RGB [256, 256, 3]. drop_px: as for ``paste``. Samples without weight are the picture's
+    own, exactly.
     """
     _check_picture(rendered, "rendered")
     out = picture.copy()
     left, top, right, bottom = place.box
-    luma, chroma = place.weights(outlines)
+    luma, chroma = place.weights(drop_px)
     made = full_planes(rendered[paste_box()])
     halved = place.back * np.array((2.0, 2.0, 1.0))
     for index, (plane, source) in enumerate(zip(planes_of(out), made, strict=True)):

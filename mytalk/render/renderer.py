@@ -18,7 +18,7 @@ from mytalk.landmarks.draw import draw_landmarks
 from mytalk.landmarks.layout import Layout
 from mytalk.landmarks.normalise import CROP, Poses, frame_to_crop, from_canonical
 from mytalk.landmarks.warp import fine_windows, reference_flows
-from mytalk.render.compose import Patch, crop, face_outline, overlay, paste_box, patch
+from mytalk.render.compose import Patch, crop, face_outline, lowest, overlay, paste_box, patch
 from mytalk.render.prepared import PreparedCache
 from mytalk.types import (
     F32,
@@ -166,8 +166,7 @@ class Renderer:
         # The idle pictures replace the source's one by one: outside the mask they are equal, and inside
         # it every picture that is shown is rendered, so that one copy of the clip is enough.
         self._pictures: list[U8] = []
-        # By clip frame: where its rendered crop goes, and where the filmed face ends.
-        self._places: dict[int, tuple[Patch, F32] | None] = {}
+        self._places: dict[int, tuple[Patch, float] | None] = {}  # by clip frame; see ``_place``
         self._count = len(self._sources)
         actor.close()
         self._idle_done = 0
@@ -334,26 +333,33 @@ class Renderer:
             layout=actor.layout,
         )
 
-    def _filmed(self, index: int) -> F32:
-        """Landmarks of a clip frame as it was filmed, float32 [K, 2], crop pixels."""
-        motion, pose = self._actor.motion, self._actor.motion.poses.select(slice(index, index + 1))
-        seen = from_canonical(motion.canonical[index : index + 1], pose)[0, :, :2]
-        return frame_to_crop(seen, self._actor.matrices[index])
+    def _posed(self, index: int, face: F32) -> F32:
+        """Landmarks float32 [n, 3] posed as in a clip frame: float32 [n, 2], crop pixels."""
+        pose = self._actor.motion.poses.select(slice(index, index + 1))
+        return frame_to_crop(from_canonical(face[None], pose)[0, :, :2], self._actor.matrices[index])
 
     def _decode(self, drawn: Drawn, latents: F32) -> U8:
         return self._engine.decode(drawn.images, latents, drawn.references, drawn.flows, self.tuned)
 
+    def _place(self, index: int) -> tuple[Patch, float] | None:
+        """Where a clip frame's rendered crop goes, and how far down the filmed face reaches, crop pixels."""
+        if index not in self._places:
+            seen = self._posed(index, self._actor.motion.canonical[index])
+            made = patch(size_of(self._pictures[index]), self._actor.matrices[index], face_outline(seen))
+            self._places[index] = None if made is None else (made, lowest(seen))
+        return self._places[index]
+
     def _pasted(self, spec: FrameSpec, face: U8) -> U8:
         """A clip frame with a rendered crop on it."""
-        index = spec.clip_index
-        if index not in self._places:
-            place = patch(size_of(self._pictures[index]), self._actor.matrices[index])
-            self._places[index] = None if place is None else (place, face_outline(self._filmed(index)))
-        found = self._places[index]
+        index, found = spec.clip_index, self._place(spec.clip_index)
         if found is None:
             return self._pictures[index].copy()
         place, filmed = found
-        return overlay(self._pictures[index], face, place, (filmed, face_outline(self._shown(spec))))
+        lower = self._actor.motion.rest[self._actor.layout.compact]
+        if spec.displacement is not None:
+            lower = lower + self._opening * spec.displacement
+        drop_px = lowest(self._posed(index, lower)) - filmed
+        return overlay(self._pictures[index], face, place, drop_px)
 
     def _finish(self, spec: FrameSpec, face: U8) -> U8:
         picture = self._pasted(spec, face)
