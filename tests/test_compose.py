@@ -187,6 +187,19 @@ def test_a_dropped_jaw_takes_the_mask_along() -> None:
     np.testing.assert_array_equal(higher, filmed)
 
 
+@pytest.mark.parametrize("roll_deg", [0, 90, 180, -90])
+def test_planes_of_a_face_that_lies_on_its_side_or_stands_on_its_head_are_pasted_like_rgb(roll_deg) -> None:
+    frame, made = np.zeros((512, 512, 3), np.uint8), np.full((256, 256, 3), 200, np.uint8)
+    place = matrix(1, np.radians(roll_deg), 0, 0)
+    place[:, 2] = 256 - place[:, :2] @ (128, 128)
+    ends = face_outline(landmarks(128, 60, 170))
+    where = patch((512, 512), place, ends)
+    assert where is not None
+    for drop_px in (0.0, 30.0):
+        expected = planar(paste(frame, made, place, outline=ends, drop_px=drop_px))
+        assert psnr(overlay(planar(frame), made, where, drop_px), expected) > 38
+
+
 @pytest.mark.parametrize("turn_deg", [0, 20, -35, 45])
 @pytest.mark.parametrize("nod_deg", [-20, 0, 20])
 def test_no_lip_of_a_turned_face_is_left_as_filmed(turn_deg: float, nod_deg: float) -> None:

@@ -241,7 +241,9 @@ class Patch:
         if self.within is None:
             return self.luma, self.chroma
         # Even numbers of pixels, so that colours go along.
-        across, down = (int(2 * round(v / 2)) for v in max(0.0, drop_px) * self.down)
+        limits = np.array(self.luma.shape[::-1]) // 2 * 2
+        moved = 2 * np.rint(max(0.0, drop_px) * self.down / 2)
+        across, down = (int(v) for v in np.clip(moved, -limits, limits))
         return (
             np.minimum(self.luma, _reaching(self.within[0], across, down)),
             np.minimum(self.chroma, _reaching(self.within[1], across // 2, down // 2)),
@@ -249,14 +251,15 @@ class Patch:
 
 
 def _reaching(within: U8, across: int, down: int) -> U8:
-    """What is inside [h, w], and what would be if it lay so many pixels further right and down, down ≥ 0."""
-    height, width = within.shape
-    if (across == 0 and down == 0) or down < 0 or down >= height or abs(across) >= width:
+    """What is inside [h, w], and what would be if it lay so many pixels further right and down."""
+    if across == 0 and down == 0:
         return within
+    (there_y, here_y), (there_x, here_x) = (
+        (slice(max(0, by), size + min(0, by)), slice(max(0, -by), size - max(0, by)))
+        for by, size in zip((down, across), within.shape, strict=True)
+    )
     out = within.copy()
-    there = out[down:, max(0, across) : width + min(0, across)]
-    moved = within[: height - down, max(0, -across) : width - max(0, across)]
-    np.maximum(there, moved, out=there)
+    np.maximum(out[there_y, there_x], within[here_y, here_x], out=out[there_y, there_x])
     return out
 
 
